@@ -1,0 +1,124 @@
+-- The durable queue. A job lives in exactly one of four tables, and every move is one statement:
+--
+--     enqueue --> ready --> running --> (gone: done, cancelled)
+--        |          ^  ^       |
+--        |          |  +-------+  handed back, or rescued after a crash
+--        v          |          |
+--     deferred -----+ <--------+  retry, snooze
+--                              |
+--                              +--> dead
+--
+-- `run` counts starts and travels with the job through all four tables: (id, run) is the attempt token, and a
+-- completion that names an older run is stale. `attempt` counts runs whose outcome was recorded, `crashes` counts
+-- rescues; the two are never mixed. Names are compared bytewise (collate "C") so that a group's prefix is a range.
+create schema if not exists queue;
+
+create table queue.ready (
+    shard smallint not null,
+    id uuid not null,
+    queue text collate "C" not null,
+    tenant text collate "C" not null,
+    lane text collate "C" not null,
+    priority smallint not null,
+    grp text collate "C",
+    epoch bigint not null default 0,
+    key text collate "C",
+    attempt integer not null default 0,
+    crashes smallint not null default 0,
+    run integer not null default 0,
+    max_attempts integer not null,
+    payload text not null,
+    trace text,
+    created_at timestamptz not null default now(),
+    ready_at timestamptz not null default now(),
+    last_error text,
+    primary key (id, shard)
+);
+-- The order of claiming: tenant, then lane, then priority and age within the lane.
+create index ready_claim on queue.ready (queue, tenant, lane, priority, ready_at, id);
+create index ready_group on queue.ready (grp) where grp is not null;
+
+create table queue.deferred (
+    like queue.ready including defaults,
+    run_at timestamptz not null,
+    primary key (id, shard)
+);
+create index deferred_due on queue.deferred (run_at);
+create index deferred_group on queue.deferred (grp) where grp is not null;
+
+create table queue.running (
+    like queue.ready including defaults,
+    lease uuid not null,
+    started_at timestamptz not null default now(),
+    primary key (id, shard)
+);
+create index running_lane on queue.running (queue, lane);
+create index running_lease on queue.running (lease);
+create index running_group on queue.running (grp) where grp is not null;
+
+create table queue.dead (
+    like queue.ready including defaults,
+    reason text not null,
+    died_at timestamptz not null default now(),
+    primary key (id, shard),
+    constraint dead_reason check (reason in ('exhausted', 'crashed', 'refused', 'undecodable'))
+);
+create index dead_queue on queue.dead (queue, died_at);
+
+-- Unique keys of jobs that are not finished; written and removed in the job's own statement.
+create table queue.keys (
+    queue text collate "C" not null,
+    key text collate "C" not null,
+    job_id uuid not null,
+    primary key (queue, key)
+);
+
+-- A lane has a row only when something is set for it. `running` jobs are counted, never kept as a number.
+create table queue.lanes (
+    queue text collate "C" not null,
+    lane text collate "C" not null,
+    cap integer,
+    paused boolean not null default false,
+    closed_until timestamptz,
+    reason text,
+    per_second double precision,
+    next_at timestamptz not null default '-infinity',
+    updated_at timestamptz not null default now(),
+    primary key (queue, lane),
+    constraint lanes_cap check (cap is null or cap between 0 and 100000),
+    constraint lanes_rate check (per_second is null or per_second > 0)
+);
+
+-- A group is a path such as `campaign/enrolment`. Its row exists once something was done to the prefix.
+create table queue.groups (
+    prefix text collate "C" primary key,
+    epoch bigint not null default 0,
+    held boolean not null default false,
+    updated_at timestamptz not null default now()
+);
+create index groups_updated on queue.groups (updated_at);
+
+-- One row per process start. All times are the database's.
+create table queue.leases (
+    id uuid primary key,
+    name text not null,
+    queues text[] not null default '{}',
+    started_at timestamptz not null default now(),
+    beat_at timestamptz not null default now(),
+    expires_at timestamptz not null
+);
+
+-- One row per periodic job; `last_tick` moves in the transaction that enqueues, so a tick runs once over all replicas.
+create table queue.schedules (
+    name text primary key,
+    expression text not null,
+    last_tick timestamptz not null,
+    updated_at timestamptz not null default now()
+);
+
+-- These tables empty and fill all the time: vacuum by change, not by share, and leave room for in-place updates.
+alter table queue.ready set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+alter table queue.running set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+alter table queue.deferred set (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+alter table queue.keys set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+alter table queue.leases set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

@@ -1,0 +1,239 @@
+//! How a job gets in: in the caller's transaction, one or ten thousand by one statement.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use crate::{EnqueueError, GROUP_BYTES_MAX, Job, JobKind, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, Wake};
+
+/// When a job may run, judged by the database's clock.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RunAt {
+    /// As soon as a slot is free.
+    Now,
+    /// Not before this time.
+    At(DateTime<Utc>),
+    /// Not before this much later than the transaction's start.
+    After(Duration),
+}
+
+/// A job to be enqueued.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    queue: &'static str,
+    payload: String,
+    max_attempts: u16,
+    priority: i16,
+    run_at: RunAt,
+    key: Option<String>,
+    tenant: String,
+    lane: String,
+    group: Option<String>,
+    epoch: Option<i64>,
+    trace: Option<String>,
+}
+
+impl NewJob {
+    /// A job of kind `J` for a tenant, in a lane of the tenant's own.
+    pub fn new<J: JobKind>(payload: &J, tenant: impl Into<String>) -> Result<Self, EnqueueError> {
+        let payload = serde_json::to_string(payload)
+            .map_err(|source| EnqueueError::Encode { queue: J::QUEUE.into(), source })?;
+        let tenant = tenant.into();
+        Ok(Self {
+            queue: J::QUEUE,
+            payload,
+            max_attempts: J::MAX_ATTEMPTS,
+            priority: 0,
+            run_at: RunAt::Now,
+            key: None,
+            lane: tenant.clone(),
+            tenant,
+            group: None,
+            epoch: None,
+            trace: None,
+        })
+    }
+
+    /// The fairness key inside the queue: an endpoint, a mailbox, an account.
+    #[must_use]
+    pub fn lane(mut self, lane: impl Into<String>) -> Self {
+        self.lane = lane.into();
+        self
+    }
+
+    /// The cancel key, a path such as `campaign/enrolment`.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// At most one unfinished job of the queue has this key; a second one is a [`Enqueued::Duplicate`].
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Lower runs first within a lane; 0 is the default.
+    #[must_use]
+    pub fn priority(mut self, priority: i16) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Not before this time.
+    #[must_use]
+    pub fn run_at(mut self, run_at: RunAt) -> Self {
+        self.run_at = run_at;
+        self
+    }
+
+    /// Ties this job to the one that makes it: if their group was cancelled since that one was enqueued, this one does
+    /// not survive either.
+    #[must_use]
+    pub fn caused_by(mut self, job: &Job) -> Self {
+        if self.group.is_some() && self.group.as_deref() == job.group() {
+            self.epoch = Some(job.epoch());
+        }
+        self.trace = job.trace().map(ToOwned::to_owned);
+        self
+    }
+
+    /// The W3C `traceparent` of what enqueues it.
+    #[must_use]
+    pub fn trace(mut self, traceparent: impl Into<String>) -> Self {
+        self.trace = Some(traceparent.into());
+        self
+    }
+
+    fn check(&self) -> Result<(), EnqueueError> {
+        if self.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(EnqueueError::PayloadTooLarge { queue: self.queue.into(), bytes: self.payload.len() });
+        }
+        let names = [
+            ("queue", Some(self.queue), NAME_BYTES_MAX),
+            ("tenant", Some(self.tenant.as_str()), NAME_BYTES_MAX),
+            ("lane", Some(self.lane.as_str()), NAME_BYTES_MAX),
+            ("key", self.key.as_deref(), NAME_BYTES_MAX),
+            ("group", self.group.as_deref(), GROUP_BYTES_MAX),
+        ];
+        for (what, value, max) in names {
+            if let Some(value) = value
+                && (value.is_empty() || value.len() > max || value.contains('\0'))
+            {
+                return Err(EnqueueError::BadName { what, value: value.chars().take(32).collect(), max });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What became of one job of an [`enqueue`] call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It will run.
+    Added(Uuid),
+    /// An unfinished job of its queue has the same key.
+    Duplicate,
+    /// Its group was cancelled after the job that causes it was enqueued.
+    Cancelled,
+}
+
+/// Enqueues jobs in the caller's transaction with one statement, and says for each, in order, what became of it. The
+/// rows it touches are its own, so open transactions that enqueue never wait for each other, but for those with the
+/// same key. The [`Wake`] is to be sent once the transaction has committed.
+pub async fn enqueue(
+    conn: &mut PgConnection,
+    jobs: &[NewJob],
+) -> Result<(Vec<Enqueued>, Wake), EnqueueError> {
+    for job in jobs {
+        job.check()?;
+    }
+    if jobs.is_empty() {
+        return Ok((Vec::new(), Wake::none()));
+    }
+    let ids: Vec<Uuid> = jobs.iter().map(|_| Uuid::now_v7()).collect();
+    let column = |f: &dyn Fn(&NewJob) -> Option<String>| jobs.iter().map(f).collect::<Vec<_>>();
+    let rows = sqlx::query(ENQUEUE)
+        .bind(&ids)
+        .bind(jobs.iter().map(|j| shard_of(&j.tenant)).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.queue).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.tenant.as_str()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.lane.as_str()).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.priority).collect::<Vec<_>>())
+        .bind(column(&|j| j.group.clone()))
+        .bind(jobs.iter().map(|j| j.epoch).collect::<Vec<_>>())
+        .bind(column(&|j| j.key.clone()))
+        .bind(jobs.iter().map(|j| i32::from(j.max_attempts)).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| j.payload.as_str()).collect::<Vec<_>>())
+        .bind(column(&|j| j.trace.clone()))
+        .bind(jobs.iter().map(|j| if let RunAt::At(at) = j.run_at { Some(at) } else { None }).collect::<Vec<_>>())
+        .bind(jobs.iter().map(|j| delay_ms(j.run_at)).collect::<Vec<_>>())
+        .fetch_all(&mut *conn)
+        .await?;
+    let mut outcomes = vec![Enqueued::Duplicate; jobs.len()];
+    let mut wake = Wake::none();
+    for row in rows {
+        let number: i64 = row.try_get("n")?;
+        let index = usize::try_from(number - 1).unwrap_or_default();
+        let fate: &str = row.try_get("fate")?;
+        outcomes[index] = match fate {
+            "added" => Enqueued::Added(ids[index]),
+            "cancelled" => Enqueued::Cancelled,
+            _ => Enqueued::Duplicate,
+        };
+        if outcomes[index] == Enqueued::Added(ids[index]) {
+            wake.add(jobs[index].queue);
+        }
+    }
+    Ok((outcomes, wake))
+}
+
+/// The keys are inserted in sorted order, so that two bulk enqueues over the same keys wait for each other in one
+/// direction only. A job's epoch is the present one of its group, or the older one of the job that causes it.
+const ENQUEUE: &str = "
+with input as materialized (
+    select t.*, case when t.grp is null then 0 else queue.epoch_of(t.grp) end as current
+    from unnest($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::text[], $6::int2[], $7::text[], $8::int8[],
+        $9::text[], $10::int4[], $11::text[], $12::text[], $13::timestamptz[], $14::int8[])
+        with ordinality as t(id, shard, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace,
+            run_at, delay, n)
+), alive as materialized (
+    select *, coalesce(run_at, now() + make_interval(secs => delay / 1000.0)) as due
+    from input where epoch is null or epoch >= current
+), keyed as (
+    insert into queue.keys (queue, key, job_id)
+    select queue, key, id from alive where key is not null order by queue, key
+    on conflict do nothing returning job_id
+), accepted as materialized (
+    select * from alive where key is null or id in (select job_id from keyed)
+), later as (
+    insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, run_at)
+    select shard, id, queue, tenant, lane, priority, grp, coalesce(epoch, current), key, max_attempts, payload, trace, due
+    from accepted where due > now()
+), soon as (
+    insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace)
+    select shard, id, queue, tenant, lane, priority, grp, coalesce(epoch, current), key, max_attempts, payload, trace
+    from accepted where due is null or due <= now()
+)
+select i.n, case when a.id is not null then 'added' when i.epoch < i.current then 'cancelled' else 'duplicate' end as fate
+from input i left join accepted a on a.id = i.id
+";
+
+fn delay_ms(run_at: RunAt) -> Option<i64> {
+    match run_at {
+        RunAt::After(delay) => Some(i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)),
+        RunAt::Now | RunAt::At(_) => None,
+    }
+}
+
+/// The shard of a tenant: FNV-1a modulo 16, the same in every process and release.
+pub(crate) fn shard_of(tenant: &str) -> i16 {
+    let hash = tenant
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    i16::try_from(hash % 16).unwrap_or_default()
+}

@@ -1,0 +1,182 @@
+//! What a job is to its handler.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::Rng;
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{CompleteError, Recorded, complete_many};
+
+/// A kind of job: its payload, the queue it waits in, and how often it is tried.
+pub trait JobKind: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The queue's name, at most 64 bytes.
+    const QUEUE: &'static str;
+    /// How many attempts may end in a retry before the job is dead.
+    const MAX_ATTEMPTS: u16 = 10;
+}
+
+/// How a run of a job ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is finished.
+    Done,
+    /// It failed and is tried again, after the given time or after [`backoff`]. Counts as an attempt.
+    Retry {
+        /// Why, for the operator.
+        error: String,
+        /// The delay; `None` lets the queue choose.
+        after: Option<Duration>,
+    },
+    /// It could not run yet and waits. Counts no attempt.
+    Snooze {
+        /// For how long.
+        after: Duration,
+    },
+    /// Only a person can mend it.
+    Dead {
+        /// Why, for the operator.
+        error: String,
+    },
+    /// What it was for is gone.
+    Cancelled,
+}
+
+impl Outcome {
+    /// A retry with the queue's own delay.
+    pub fn retry(error: impl std::fmt::Display) -> Self {
+        Self::Retry { error: error.to_string(), after: None }
+    }
+
+    /// A snooze.
+    pub const fn snooze(after: Duration) -> Self {
+        Self::Snooze { after }
+    }
+}
+
+/// The delay before the next try after `attempt` recorded ones: 1 s doubling up to an hour, give or take a fifth.
+pub fn backoff(attempt: u32) -> Duration {
+    let seconds = f64::from(2_u32.saturating_pow(attempt.min(12)).min(3600));
+    Duration::from_secs_f64(seconds * rand::rng().random_range(0.8..1.2))
+}
+
+/// The running job, for its handler. Clones are the same run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) id: Uuid,
+    pub(crate) run: i32,
+    pub(crate) queue: String,
+    pub(crate) tenant: String,
+    pub(crate) lane: String,
+    pub(crate) group: Option<String>,
+    pub(crate) epoch: i64,
+    pub(crate) attempt: i32,
+    pub(crate) crashes: i16,
+    pub(crate) max_attempts: i32,
+    pub(crate) trace: Option<String>,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) protected: AtomicBool,
+    pub(crate) recorded: AtomicBool,
+}
+
+impl Job {
+    /// The job's id, the same over all its runs.
+    pub fn id(&self) -> Uuid {
+        self.inner.id
+    }
+
+    /// Which start of the job this is; with the id it is the attempt token.
+    pub fn run(&self) -> i32 {
+        self.inner.run
+    }
+
+    /// The queue it came from.
+    pub fn queue(&self) -> &str {
+        &self.inner.queue
+    }
+
+    /// Whose job it is.
+    pub fn tenant(&self) -> &str {
+        &self.inner.tenant
+    }
+
+    /// Its fairness key.
+    pub fn lane(&self) -> &str {
+        &self.inner.lane
+    }
+
+    /// Its cancel key.
+    pub fn group(&self) -> Option<&str> {
+        self.inner.group.as_deref()
+    }
+
+    /// The epoch of its group when it was enqueued.
+    pub fn epoch(&self) -> i64 {
+        self.inner.epoch
+    }
+
+    /// How many attempts were recorded before this run.
+    pub fn attempt(&self) -> u32 {
+        u32::try_from(self.inner.attempt).unwrap_or_default()
+    }
+
+    /// How many times its process died while running it.
+    pub fn crashes(&self) -> u32 {
+        u32::try_from(self.inner.crashes).unwrap_or_default()
+    }
+
+    /// Whether a retry of this run would be one too many.
+    pub fn is_last_attempt(&self) -> bool {
+        self.inner.attempt + 1 >= self.inner.max_attempts
+    }
+
+    /// The `traceparent` of what enqueued it.
+    pub fn trace(&self) -> Option<&str> {
+        self.inner.trace.as_deref()
+    }
+
+    /// Cancelled when the job's group is, or when the process gives up waiting at shutdown. The handler is dropped
+    /// then, unless it is protected.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.inner.cancelled
+    }
+
+    /// Lets the handler finish and report even when the lease lapses or the job is cancelled: for the one stretch of
+    /// work whose outcome must not be thrown away.
+    pub fn protect(&self) {
+        self.inner.protected.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_protected(&self) -> bool {
+        self.inner.protected.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.inner.recorded.load(Ordering::Acquire)
+    }
+
+    /// Records the outcome in the caller's transaction, so that it commits with the effects or not at all. A
+    /// [`CompleteError::Stale`] says that another run has taken over: roll back. After a failed commit return an error
+    /// from the handler, never the outcome.
+    pub async fn complete(&self, conn: &mut PgConnection, outcome: &Outcome) -> Result<(), CompleteError> {
+        let accepted = complete_many(conn, &[Recorded::new(self, outcome.clone())]).await?;
+        if accepted.is_empty() {
+            return Err(CompleteError::Stale);
+        }
+        self.inner.recorded.store(true, Ordering::Release);
+        Ok(())
+    }
+}

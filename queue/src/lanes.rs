@@ -1,0 +1,95 @@
+//! What is set for a lane: its cap, its rate, and whether it is open. One row; no job is touched.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::{Error, Wake};
+
+/// The limits of a lane, over all replicas.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Limits {
+    /// How many of its jobs may run at once.
+    pub cap: Option<i32>,
+    /// How many of its jobs may start in a second.
+    pub per_second: Option<f64>,
+}
+
+/// Sets the limits of a lane, in the caller's transaction.
+pub async fn limit(conn: &mut PgConnection, queue: &str, lane: &str, limits: Limits) -> Result<(), Error> {
+    sqlx::query(
+        "insert into queue.lanes (queue, lane, cap, per_second) values ($1, $2, $3, $4)
+         on conflict (queue, lane) do update set cap = $3, per_second = $4, updated_at = now()",
+    )
+    .bind(queue)
+    .bind(lane)
+    .bind(limits.cap)
+    .bind(limits.per_second)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Closes a lane for a while, with the reason that its waiting work shows. A later end wins over an earlier one.
+pub async fn close(
+    conn: &mut PgConnection,
+    queue: &str,
+    lane: &str,
+    delay: Duration,
+    reason: &str,
+) -> Result<DateTime<Utc>, Error> {
+    let until: (DateTime<Utc>,) = sqlx::query_as(
+        "insert into queue.lanes (queue, lane, closed_until, reason) values ($1, $2, now() + make_interval(secs => $3), $4)
+         on conflict (queue, lane) do update set reason = case when lanes.closed_until > excluded.closed_until then lanes.reason else $4 end,
+            closed_until = greatest(lanes.closed_until, excluded.closed_until), updated_at = now()
+         returning closed_until",
+    )
+    .bind(queue)
+    .bind(lane)
+    .bind(delay.as_secs_f64())
+    .bind(reason)
+    .fetch_one(conn)
+    .await?;
+    Ok(until.0)
+}
+
+/// Opens a lane that was closed.
+pub async fn open(conn: &mut PgConnection, queue: &str, lane: &str) -> Result<Wake, Error> {
+    sqlx::query(
+        "update queue.lanes set closed_until = null, reason = null, updated_at = now() where queue = $1 and lane = $2",
+    )
+    .bind(queue)
+    .bind(lane)
+    .execute(conn)
+    .await?;
+    let mut wake = Wake::none();
+    wake.add(queue);
+    Ok(wake)
+}
+
+/// Pauses or resumes a lane; a paused one stays so until it is resumed.
+pub async fn pause(conn: &mut PgConnection, queue: &str, lane: &str, paused: bool) -> Result<Wake, Error> {
+    sqlx::query(
+        "insert into queue.lanes (queue, lane, paused) values ($1, $2, $3)
+         on conflict (queue, lane) do update set paused = $3, updated_at = now()",
+    )
+    .bind(queue)
+    .bind(lane)
+    .bind(paused)
+    .execute(conn)
+    .await?;
+    let mut wake = Wake::none();
+    wake.add(queue);
+    Ok(wake)
+}
+
+/// Forgets a lane that no longer exists.
+pub async fn remove(conn: &mut PgConnection, queue: &str, lane: &str) -> Result<(), Error> {
+    sqlx::query("delete from queue.lanes where queue = $1 and lane = $2")
+        .bind(queue)
+        .bind(lane)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

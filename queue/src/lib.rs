@@ -1,0 +1,45 @@
+//! A durable job queue on PostgreSQL.
+//!
+//! A job is a command with one runner. It is enqueued in the caller's transaction, claimed in batches under a lease,
+//! and completed either in the transaction that wrote its effects ([`Job::complete`]) or in a batch of outcomes. The
+//! tables and their one-statement moves are in `migrations/`; the crate knows nothing of what the jobs mean.
+//!
+//! Start reading at [`enqueue`](enqueue()) (how a job gets in), then [`Runtime`] (how it is claimed, run and ended).
+
+mod backend;
+mod beat;
+mod claim;
+mod complete;
+mod enqueue;
+mod error;
+mod gate;
+mod gauges;
+pub mod groups;
+mod job;
+pub mod lanes;
+mod migrations;
+mod runtime;
+mod schedule;
+mod tick;
+mod wake;
+
+pub use backend::{Backend, JobLayer, JobService};
+pub use claim::{Claimed, Source};
+pub use complete::{CompleteError, Recorded, complete_many};
+pub use enqueue::{Enqueued, NewJob, RunAt, enqueue};
+pub use error::{EnqueueError, Error};
+pub use gauges::{Depth, depths};
+pub use job::{Job, JobKind, Outcome, backoff};
+pub use migrations::migrations;
+pub use runtime::{Runtime, RuntimeConfig};
+pub use schedule::Schedule;
+pub use wake::{Notifier, Wake};
+
+/// The longest payload in bytes; jobs hold ids, never documents.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// The longest queue, tenant or lane name and key in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// The longest group path in bytes: a few names and the slashes between them.
+pub const GROUP_BYTES_MAX: usize = 200;
+/// A job whose process died this many times while running it is dead with the reason `crashed`.
+pub const CRASHES_MAX: i32 = 3;

@@ -1,0 +1,285 @@
+//! One runtime per process: the lease, one claimer for all queues, the completer, cancellation and hand-back.
+
+use std::{
+    collections::HashMap,
+    marker::PhantomData,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    Backend, Error, Job, JobKind, Notifier, Schedule, Source,
+    beat::{Beat, Heart},
+    claim::Raw,
+    complete::Recorded,
+    tick,
+};
+
+/// What a runtime needs to know.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// The process's name in the list of leases; it need not be unique.
+    pub name: String,
+    /// How to reach the database. The runtime opens four connections: for its beats, to listen, to claim, to complete.
+    pub connect: PgConnectOptions,
+    /// The process's notifier, for the jobs that schedules enqueue.
+    pub notifier: Notifier,
+    /// Whether to listen for wakes; without it new jobs are found by polling once a second.
+    pub listen: bool,
+    /// The periodic jobs.
+    pub schedules: Vec<Schedule>,
+}
+
+/// How long a statement of the runtime may take before it is given up and its connection closed.
+pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
+/// Outcomes that may wait for the completer before handlers wait for it.
+const OUTCOMES_WAITING_MAX: usize = 10_000;
+
+/// The slots of one queue.
+pub(crate) struct Slots {
+    pub(crate) free: Arc<Semaphore>,
+    pub(crate) sender: mpsc::UnboundedSender<Raw>,
+    /// Whether there may be ready jobs: set by wakes, polls and completions, cleared by a claim that finds nothing.
+    pub(crate) dirty: Arc<AtomicBool>,
+}
+
+/// What the tasks of a runtime share.
+pub(crate) struct Shared {
+    pub(crate) heart: Arc<Heart>,
+    pub(crate) pool: PgPool,
+    pub(crate) connect: PgConnectOptions,
+    pub(crate) notifier: Notifier,
+    pub(crate) queues: Mutex<HashMap<&'static str, Slots>>,
+    /// Every job this process claimed and whose outcome is not recorded yet.
+    pub(crate) tracked: Mutex<HashMap<Uuid, Job>>,
+    pub(crate) untracked: Notify,
+    pub(crate) outcomes: mpsc::Sender<(Recorded, Tracked)>,
+    pub(crate) work: Notify,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) stopped: CancellationToken,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    pub(crate) fn queues(&self) -> MutexGuard<'_, HashMap<&'static str, Slots>> {
+        lock(&self.queues)
+    }
+
+    pub(crate) fn tracked(&self) -> MutexGuard<'_, HashMap<Uuid, Job>> {
+        lock(&self.tracked)
+    }
+
+    /// Lets the claimer look at a queue.
+    pub(crate) fn mark(&self, queue: &str) {
+        if let Some(slots) = self.queues().get(queue) {
+            slots.dirty.store(true, Ordering::Release);
+            self.work.notify_one();
+        }
+    }
+
+    /// Lets the claimer look at all queues.
+    pub(crate) fn mark_all(&self) {
+        for slots in self.queues().values() {
+            slots.dirty.store(true, Ordering::Release);
+        }
+        self.work.notify_one();
+    }
+
+    pub(crate) fn track(self: &Arc<Self>, job: &Job) -> Tracked {
+        self.tracked().insert(job.id(), job.clone());
+        Tracked { id: job.id(), run: job.run(), queue: job.inner.queue.clone(), shared: self.clone() }
+    }
+}
+
+/// Keeps a claimed job known to its process until its outcome is recorded. Dropping it marks the queue, for the job's
+/// end may have made room in its lane.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    id: Uuid,
+    run: i32,
+    queue: String,
+    shared: Arc<Shared>,
+}
+
+impl Tracked {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.shared.is_stopping()
+    }
+
+    /// Hands an outcome to the completer; waits while too many wait there.
+    pub(crate) async fn record(self, recorded: Recorded) {
+        let outcomes = self.shared.outcomes.clone();
+        // The completer ends only after all tracked jobs: a refusal means that the process is being torn down.
+        let _ = outcomes.send((recorded, self)).await;
+    }
+
+    /// The same from where one cannot wait.
+    pub(crate) fn record_soon(self, recorded: Recorded) {
+        let outcomes = self.shared.outcomes.clone();
+        if let Err(mpsc::error::TrySendError::Full(pair)) = outcomes.try_send((recorded, self)) {
+            tokio::spawn(async move { outcomes.send(pair).await });
+        }
+    }
+
+    /// The job's outcome was recorded elsewhere, or belongs to another run.
+    pub(crate) fn forget(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        let mut tracked = self.shared.tracked();
+        if tracked.get(&self.id).is_some_and(|job| job.run() == self.run) {
+            tracked.remove(&self.id);
+        }
+        drop(tracked);
+        self.shared.untracked.notify_one();
+        self.shared.mark(&self.queue);
+    }
+}
+
+/// The queue's work in one process.
+pub struct Runtime {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    beat: Option<std::thread::JoinHandle<()>>,
+    beat_stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    /// Starts beating, claiming and completing on the current tokio runtime. The database need not be there yet.
+    pub fn start(config: RuntimeConfig) -> Result<Self, Error> {
+        let connect = config.connect.application_name(&config.name).options([("statement_timeout", "5s")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(STATEMENT_DEADLINE)
+            .connect_lazy_with(connect.clone());
+        let (outcomes, receiver) = mpsc::channel(OUTCOMES_WAITING_MAX);
+        let shared = Arc::new(Shared {
+            heart: Arc::new(Heart::default()),
+            pool,
+            connect: connect.clone(),
+            notifier: config.notifier,
+            queues: Mutex::default(),
+            tracked: Mutex::default(),
+            untracked: Notify::new(),
+            outcomes,
+            work: Notify::new(),
+            stopping: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        });
+        let beat_stop = CancellationToken::new();
+        let waker = shared.clone();
+        let beat = Beat {
+            connect,
+            name: config.name,
+            heart: shared.heart.clone(),
+            stop: beat_stop.clone(),
+            beating: Box::new(move || waker.mark_all()),
+        };
+        let beat = beat.start().map_err(sqlx::Error::Io)?;
+        let tasks = TaskTracker::new();
+        tasks.spawn(tick::claim_all(shared.clone()));
+        tasks.spawn(tick::complete_all(shared.clone(), receiver));
+        tasks.spawn(tick::keep_time(shared.clone(), config.schedules));
+        if config.listen {
+            tasks.spawn(tick::listen(shared.clone()));
+        }
+        Ok(Self { shared, tasks, beat: Some(beat), beat_stop })
+    }
+
+    /// The jobs of kind `J`, of which this process runs at most `slots` at once. One source per kind.
+    pub fn source<J: JobKind>(&self, slots: usize) -> Source<J> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let slots = Slots {
+            free: Arc::new(Semaphore::new(slots)),
+            sender,
+            dirty: Arc::new(AtomicBool::new(true)),
+        };
+        self.shared.queues().insert(J::QUEUE, slots);
+        self.shared.work.notify_one();
+        Source { receiver, shared: self.shared.clone(), kind: PhantomData }
+    }
+
+    /// The same as an apalis backend.
+    pub fn backend<J: JobKind>(&self, slots: usize) -> Backend<J> {
+        Backend::new(self.source(slots))
+    }
+
+    /// Whether the process holds a lease, and so can work.
+    pub fn is_ready(&self) -> bool {
+        self.shared.heart.lease().is_some()
+    }
+
+    /// Stops: claims nothing more, hands back what was not started, waits up to `deadline` for what runs, drops the
+    /// rest (no attempt counted) unless it is protected, records the outcomes and gives up the lease.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        let ends = tokio::time::Instant::now() + deadline;
+        self.shared.stopping.cancel();
+        // Without their senders the sources end, and hand back what is still in them.
+        self.shared.queues().clear();
+        self.shared.work.notify_one();
+        if tokio::time::timeout_at(ends, self.drained()).await.is_err() {
+            let left: Vec<Job> = self.shared.tracked().values().cloned().collect();
+            tracing::warn!(jobs = left.len(), "the deadline of the shutdown has come; dropping what still runs");
+            for job in left {
+                job.cancelled().cancel();
+            }
+            let _ = tokio::time::timeout(STATEMENT_DEADLINE, self.drained()).await;
+        }
+        self.shared.stopped.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(STATEMENT_DEADLINE, self.tasks.wait()).await;
+        self.beat_stop.cancel();
+        if let Some(beat) = self.beat.take() {
+            let _ = tokio::task::spawn_blocking(move || beat.join()).await;
+        }
+        self.shared.pool.close().await;
+    }
+
+    async fn drained(&self) {
+        while !self.shared.tracked().is_empty() {
+            let changed = self.shared.untracked.notified();
+            let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
+        }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.shared.stopping.cancel();
+        self.shared.stopped.cancel();
+        self.beat_stop.cancel();
+    }
+}

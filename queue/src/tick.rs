@@ -1,0 +1,432 @@
+//! The loops of a runtime. Each goes on for ever, through every outage of the database, until the runtime stops.
+
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use rand::Rng;
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    CRASHES_MAX, Error, Schedule, Wake,
+    claim::{Cursor, Raw},
+    complete::{Recorded, complete_many},
+    runtime::{STATEMENT_DEADLINE, Shared, Tracked},
+    wake::{GROUPS_CHANNEL, READY_CHANNEL},
+};
+
+/// The most jobs of one claim.
+const CLAIM_MAX: usize = 500;
+/// How often queues are looked at without a wake, due timers are promoted and expired leases are swept.
+const POLL: Duration = Duration::from_secs(1);
+/// The shortest pause between two looks at the timers.
+const PROMOTE_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// How many due timers one statement promotes.
+const PROMOTE_MAX: i32 = 5000;
+/// How long the completer gathers outcomes, and how many it writes at once.
+const GATHER: Duration = Duration::from_millis(3);
+const COMPLETE_MAX: usize = 1000;
+/// How often rows under this process's lease are compared with what it runs, and from which age on.
+const RECONCILE: Duration = Duration::from_secs(5);
+const RECONCILE_AGE_SECONDS: f64 = 12.0;
+/// How often jobs whose lease row is gone altogether are looked for.
+const ORPHANS: Duration = Duration::from_secs(60);
+
+/// The pause after the `failures`-th failure in a row: 50 ms doubling to 2 s, with jitter, so that replicas do not
+/// come back together.
+fn pause(failures: u32) -> Duration {
+    let longest = Duration::from_millis(50 * 2_u64.pow(failures.min(6))).min(Duration::from_secs(2));
+    longest.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+/// Runs a statement under the runtime's deadline.
+async fn within<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(STATEMENT_DEADLINE, statement).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(Error::Deadline(STATEMENT_DEADLINE)),
+    }
+}
+
+async fn sleep_unless(stop: &CancellationToken, duration: Duration) {
+    let _ = tokio::time::timeout(duration, stop.cancelled()).await;
+}
+
+/// Claims for all queues, never more than their free slots.
+pub(crate) async fn claim_all(shared: Arc<Shared>) {
+    let mut cursors: std::collections::HashMap<&'static str, Cursor> = std::collections::HashMap::default();
+    let mut failures = 0;
+    while !shared.is_stopping() {
+        let mut claimed = 0;
+        let mut failed = false;
+        for queue in wanted(&shared) {
+            match claim_one(&shared, queue, cursors.entry(queue).or_default()).await {
+                Ok(count) => claimed += count,
+                Err(Error::LeaseLapsed) => failed = true,
+                Err(error) => {
+                    tracing::warn!(queue, %error, "a claim failed");
+                    failed = true;
+                }
+            }
+        }
+        if failed {
+            failures += 1;
+            sleep_unless(&shared.stopping, pause(failures)).await;
+        } else {
+            failures = 0;
+            if claimed == 0 {
+                tokio::select! { () = shared.work.notified() => {}, () = shared.stopping.cancelled() => {} }
+            }
+        }
+    }
+}
+
+/// The queues that may have ready jobs and have a free slot.
+fn wanted(shared: &Shared) -> Vec<&'static str> {
+    let mut queues = shared.queues();
+    queues.retain(|_, slots| !slots.sender.is_closed());
+    let wanted = queues.iter().filter(|(_, slots)| {
+        slots.dirty.load(Ordering::Acquire) && slots.free.available_permits() > 0
+    });
+    wanted.map(|(queue, _)| *queue).collect()
+}
+
+async fn claim_one(shared: &Arc<Shared>, queue: &'static str, cursor: &mut Cursor) -> Result<usize, Error> {
+    let Some((free, sender, dirty)) = shared
+        .queues()
+        .get(queue)
+        .map(|slots| (slots.free.clone(), slots.sender.clone(), slots.dirty.clone()))
+    else {
+        return Ok(0);
+    };
+    let Some(lease) = shared.heart.lease() else {
+        // The first beat marks all queues.
+        return Err(Error::LeaseLapsed);
+    };
+    let limit = free.available_permits().min(CLAIM_MAX);
+    let Ok(mut permits) = free.try_acquire_many_owned(u32::try_from(limit).unwrap_or_default()) else {
+        return Ok(0);
+    };
+    // Cleared before the look, so that a wake that comes during it is not lost.
+    dirty.store(false, Ordering::Release);
+    let started = Instant::now();
+    let claim = async {
+        let mut conn = shared.pool.acquire().await?;
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        cursor.claim(&mut conn, lease.id, queue, limit).await
+    };
+    let rows = match within(claim).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            dirty.store(true, Ordering::Release);
+            let lapsed = matches!(&error, Error::Database(sqlx::Error::Database(e)) if e.code().as_deref() == Some("QL001"));
+            return Err(if lapsed { Error::LeaseLapsed } else { error });
+        }
+    };
+    metrics::histogram!("queue_claim_seconds", "queue" => queue).record(started.elapsed().as_secs_f64());
+    let count = rows.len();
+    if count > 0 {
+        dirty.store(true, Ordering::Release);
+    }
+    for row in rows {
+        let (job, payload) = row.split(CancellationToken::new());
+        let Some(permit) = permits.split(1) else { break };
+        let tracked = shared.track(&job);
+        let raw = Raw { job, payload, lease: lease.clone(), permit, tracked };
+        if let Err(mpsc::error::SendError(raw)) = sender.send(raw) {
+            raw.hand_back();
+        }
+    }
+    Ok(count)
+}
+
+/// Records outcomes in batches. One that cannot be written is kept and tried again: it is accepted as long as its
+/// attempt token is current.
+pub(crate) async fn complete_all(shared: Arc<Shared>, mut receiver: mpsc::Receiver<(Recorded, Tracked)>) {
+    let mut batch: Vec<(Recorded, Tracked)> = Vec::new();
+    loop {
+        let first = tokio::select! {
+            biased;
+            first = receiver.recv() => first,
+            () = shared.stopped.cancelled() => None,
+        };
+        let Some(first) = first else { return };
+        batch.push(first);
+        let gather = tokio::time::sleep(GATHER);
+        tokio::pin!(gather);
+        while batch.len() < COMPLETE_MAX {
+            tokio::select! {
+                biased;
+                more = receiver.recv() => match more { Some(more) => batch.push(more), None => break },
+                () = &mut gather => break,
+            }
+        }
+        batch.sort_by_key(|(recorded, _)| recorded.id);
+        let outcomes: Vec<Recorded> = batch.iter().map(|(recorded, _)| recorded.clone()).collect();
+        write(&shared, &outcomes).await;
+        batch.clear();
+    }
+}
+
+async fn write(shared: &Shared, outcomes: &[Recorded]) {
+    let mut failures = 0;
+    loop {
+        let started = Instant::now();
+        let complete = async {
+            let mut conn = shared.pool.acquire().await?;
+            complete_many(&mut conn, outcomes).await
+        };
+        match within(complete).await {
+            Ok(accepted) => {
+                metrics::histogram!("queue_complete_seconds").record(started.elapsed().as_secs_f64());
+                for outcome in outcomes {
+                    let label = if accepted.contains(&outcome.job_id()) { outcome.label() } else { "stale" };
+                    metrics::counter!("queue_outcomes_total", "outcome" => label).increment(1);
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, outcomes = outcomes.len(), "outcomes were not recorded; trying again");
+                failures += 1;
+            }
+        }
+        if shared.stopped.is_cancelled() {
+            tracing::warn!(outcomes = outcomes.len(), "stopped before outcomes were recorded; their jobs run again");
+            return;
+        }
+        sleep_unless(&shared.stopped, pause(failures)).await;
+    }
+}
+
+/// Promotes timers, sweeps leases, looks for ready jobs without a wake, tells cancelled jobs, and ticks schedules.
+pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
+    let mut orphans_at = Instant::now() + ORPHANS;
+    let mut reconcile_at = Instant::now() + RECONCILE;
+    let mut sweep_at = Instant::now() + POLL;
+    let mut schedules: Vec<(Schedule, Instant)> = schedules.into_iter().map(|s| (s, Instant::now())).collect();
+    let mut failures = 0;
+    while !shared.is_stopping() {
+        let round = async {
+            let next = promote(&shared).await?;
+            if Instant::now() >= sweep_at {
+                sweep_at = Instant::now() + POLL;
+                look(&shared).await?;
+                let orphans = Instant::now() >= orphans_at;
+                if orphans {
+                    orphans_at = Instant::now() + ORPHANS;
+                }
+                rescue(&shared, orphans).await?;
+                cancel(&shared).await?;
+            }
+            if Instant::now() >= reconcile_at {
+                reconcile_at = Instant::now() + RECONCILE;
+                reconcile(&shared).await?;
+            }
+            for (schedule, due) in &mut schedules {
+                if Instant::now() >= *due {
+                    *due = Instant::now() + tick_schedule(&shared, schedule).await?;
+                }
+            }
+            Ok::<_, Error>(next)
+        };
+        match round.await {
+            Ok(next) => {
+                failures = 0;
+                let due = schedules.iter().map(|(_, due)| due.saturating_duration_since(Instant::now())).min();
+                let until = next.min(due.unwrap_or(POLL)).max(PROMOTE_PAUSE_MIN);
+                sleep_unless(&shared.stopping, until).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the queue's time-keeping failed");
+                failures += 1;
+                sleep_unless(&shared.stopping, pause(failures)).await;
+            }
+        }
+    }
+}
+
+/// Moves due timers to `ready`; returns how long it is until the next one.
+async fn promote(shared: &Shared) -> Result<Duration, Error> {
+    loop {
+        let (promoted, queues, next_ms): (i32, Vec<String>, Option<f64>) = within(
+            sqlx::query_as(
+                "select promoted, queues, (extract(epoch from next_at - clock_timestamp()) * 1000)::float8
+                 from queue.promote($1)",
+            )
+            .bind(PROMOTE_MAX)
+            .fetch_one(&shared.pool),
+        )
+        .await?;
+        let mut wake = Wake::none();
+        for queue in &queues {
+            shared.mark(queue);
+            wake.add(queue);
+        }
+        shared.notifier.send(wake);
+        if promoted < PROMOTE_MAX {
+            let next = next_ms.map_or(POLL, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, POLL.as_secs_f64())));
+            return Ok(next.min(POLL));
+        }
+    }
+}
+
+/// Finds the queues of this process that have ready jobs, for wakes can be lost.
+async fn look(shared: &Shared) -> Result<(), Error> {
+    let queues: Vec<&'static str> = shared.queues().keys().copied().collect();
+    let ready: Vec<(String,)> = within(
+        sqlx::query_as(
+            "select q.queue from unnest($1::text[]) q(queue)
+             where exists (select 1 from queue.ready r where r.queue = q.queue)",
+        )
+        .bind(queues)
+        .fetch_all(&shared.pool),
+    )
+    .await?;
+    for (queue,) in &ready {
+        shared.mark(queue);
+    }
+    Ok(())
+}
+
+async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
+    if !shared.heart.is_steady() {
+        return Ok(());
+    }
+    let (rescued, died, queues): (i32, i32, Vec<String>) = within(
+        sqlx::query_as("select rescued, died, queues from queue.rescue($1, $2)")
+            .bind(CRASHES_MAX)
+            .bind(orphans)
+            .fetch_one(&shared.pool),
+    )
+    .await?;
+    if rescued > 0 || died > 0 {
+        tracing::warn!(rescued, died, "rescued the jobs of a process that died");
+        metrics::counter!("queue_rescued_total").increment(u64::try_from(rescued).unwrap_or_default());
+    }
+    let mut wake = Wake::none();
+    for queue in &queues {
+        shared.mark(queue);
+        wake.add(queue);
+    }
+    shared.notifier.send(wake);
+    Ok(())
+}
+
+/// Cancels the tokens of running jobs whose group was cancelled.
+pub(crate) async fn cancel(shared: &Shared) -> Result<(), Error> {
+    let grouped: Vec<(Uuid, String, i64)> = shared
+        .tracked()
+        .values()
+        .filter_map(|job| job.group().map(|group| (job.id(), group.to_owned(), job.epoch())))
+        .collect();
+    if grouped.is_empty() {
+        return Ok(());
+    }
+    let cancelled: Vec<(Uuid,)> = within(
+        sqlx::query_as(
+            "select t.id from unnest($1::uuid[], $2::text[], $3::int8[]) t(id, grp, epoch)
+             where queue.epoch_of(t.grp) > t.epoch",
+        )
+        .bind(grouped.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
+        .bind(grouped.iter().map(|(_, group, _)| group.as_str()).collect::<Vec<_>>())
+        .bind(grouped.iter().map(|(_, _, epoch)| *epoch).collect::<Vec<_>>())
+        .fetch_all(&shared.pool),
+    )
+    .await?;
+    for (id,) in cancelled {
+        if let Some(job) = shared.tracked().get(&id) {
+            job.cancelled().cancel();
+        }
+    }
+    Ok(())
+}
+
+/// Hands back jobs that were claimed under this process's lease without its knowing: the answer of a claim can be lost
+/// with its connection.
+async fn reconcile(shared: &Arc<Shared>) -> Result<(), Error> {
+    let Some(lease) = shared.heart.lease() else { return Ok(()) };
+    let running: Vec<(Uuid, i32)> = within(
+        sqlx::query_as(
+            "select id, run from queue.running where lease = $1 and started_at < now() - make_interval(secs => $2)",
+        )
+        .bind(lease.id)
+        .bind(RECONCILE_AGE_SECONDS)
+        .fetch_all(&shared.pool),
+    )
+    .await?;
+    let lost: Vec<(Uuid, i32)> = {
+        let tracked = shared.tracked();
+        running.into_iter().filter(|(id, run)| tracked.get(id).is_none_or(|job| job.run() != *run)).collect()
+    };
+    if lost.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(jobs = lost.len(), "handing back jobs whose claim was not heard of");
+    let outcomes: Vec<Recorded> = lost.into_iter().map(|(id, run)| Recorded::lost(id, run)).collect();
+    let complete = async {
+        let mut conn = shared.pool.acquire().await?;
+        complete_many(&mut conn, &outcomes).await
+    };
+    within(complete).await?;
+    shared.mark_all();
+    Ok(())
+}
+
+async fn tick_schedule(shared: &Shared, schedule: &Schedule) -> Result<Duration, Error> {
+    let tick = async {
+        let mut tx = shared.pool.begin().await?;
+        let (wake, next) = schedule.tick(&mut tx).await?;
+        tx.commit().await?;
+        Ok::<_, Error>((wake, next))
+    };
+    let (wake, next) =
+        tokio::time::timeout(STATEMENT_DEADLINE, tick).await.map_err(|_| Error::Deadline(STATEMENT_DEADLINE))??;
+    shared.notifier.send(wake);
+    Ok(next)
+}
+
+/// Listens for wakes on a connection of its own. After every (re)connection all queues are looked at, for wakes of
+/// the meantime are lost.
+pub(crate) async fn listen(shared: Arc<Shared>) {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(STATEMENT_DEADLINE)
+        .connect_lazy_with(shared.connect.clone());
+    let mut failures = 0;
+    while !shared.is_stopping() {
+        let listened = tokio::select! {
+            listened = listen_once(&shared, &pool) => listened,
+            () = shared.stopping.cancelled() => return,
+        };
+        if let Err(error) = listened {
+            tracing::warn!(%error, "listening for wakes failed; polling meanwhile");
+            failures += 1;
+        } else {
+            failures = 0;
+        }
+        sleep_unless(&shared.stopping, pause(failures)).await;
+    }
+}
+
+/// Returns when the connection is lost.
+async fn listen_once(shared: &Arc<Shared>, pool: &sqlx::PgPool) -> Result<(), Error> {
+    let mut listener = within(PgListener::connect_with(pool)).await?;
+    within(listener.listen_all([READY_CHANNEL, GROUPS_CHANNEL])).await?;
+    shared.mark_all();
+    while let Some(notification) = listener.try_recv().await? {
+        if notification.channel() == GROUPS_CHANNEL {
+            if let Err(error) = cancel(shared).await {
+                tracing::debug!(%error, "cancelled groups were not read; the next look finds them");
+            }
+        } else {
+            for queue in notification.payload().split(',') {
+                shared.mark(queue);
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! Settings that every role has. A role's own are in its crate's `config.rs`; a doc comment is the documentation.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+
+use crate::{Clock, secrets::SecretKey};
+
+/// What every role needs to know.
+#[derive(Debug, Clone, Args)]
+pub struct BaseConfig {
+    /// The PostgreSQL database, as a URL. Without it `iris up` and `iris demo` start a private one in IRIS_HOME.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+
+    /// The most connections a role opens for its work; the queue adds three of its own.
+    #[arg(long, env = "IRIS_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=500))]
+    pub database_connections: u32,
+
+    /// The key that seals stored secrets: 32 bytes in base64.
+    #[arg(long, env = "IRIS_SECRET_KEY", hide_env_values = true)]
+    pub secret_key: SecretKey,
+
+    /// The length of a day of a sequence and of a daily cap, such as 24h or 1s. Send windows are not scaled.
+    #[arg(long, env = "IRIS_DAY", default_value = "24h", value_parser = parse_duration)]
+    pub day: Duration,
+
+    /// Where the role serves /health/live, /health/ready and /metrics.
+    #[arg(long, env = "IRIS_ADMIN_ADDR", default_value = "127.0.0.1:0")]
+    pub admin_addr: SocketAddr,
+
+    /// How long a role may take to finish what is running after SIGTERM.
+    #[arg(long, env = "IRIS_SHUTDOWN", default_value = "25s", value_parser = parse_duration)]
+    pub shutdown: Duration,
+}
+
+impl BaseConfig {
+    /// The clock that these settings ask for.
+    pub fn clock(&self) -> Clock {
+        Clock::system(self.day)
+    }
+}
+
+/// A duration such as `250ms`, `30s`, `5m`, `24h` or `3d`; more than zero, at most a year.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if duration.is_zero() || duration > DURATION_MAX {
+        return Err("must be more than zero and at most a year".into());
+    }
+    Ok(duration)
+}
+
+/// No setting means more than a year.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit_and_limits() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "5", "h", "-1s", "1x", "0s", "9999d", "1.5s", "99999999999999999999s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

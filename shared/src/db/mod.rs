@@ -1,0 +1,162 @@
+//! Every SQL statement of iris but the queue's: free functions, one file per table, the caller owns the transaction.
+
+use std::{
+    ops::{Deref, DerefMut},
+    str::FromStr,
+    time::Duration,
+};
+
+use queue::{EnqueueError, Enqueued, NewJob, Notifier, Wake};
+use sqlx::{
+    PgConnection, PgPool, Postgres, Transaction,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub mod accounts;
+pub mod api_keys;
+pub mod audit;
+pub mod outbox;
+
+/// How long one statement may take. Imports and activations of thousands of rows stay far below.
+const STATEMENT_TIMEOUT: &str = "30s";
+/// How long a statement waits for a lock before it gives up.
+const LOCK_TIMEOUT: &str = "10s";
+/// How long a caller waits for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The database of a process: its pool, and the one notifier that wakes claimers after commits.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pool: PgPool,
+    notifier: Notifier,
+}
+
+impl Database {
+    /// Makes the pool; connections are opened when they are first needed. `url` is DATABASE_URL.
+    pub fn connect(url: &str, name: &str, connections_max: u32) -> Result<Self, sqlx::Error> {
+        let pool = PgPoolOptions::new()
+            .max_connections(connections_max)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(connect_options(url, name)?);
+        Ok(Self { notifier: Notifier::start(pool.clone()), pool })
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        Ok(Tx { inner: self.pool.begin().await?, wake: Wake::none(), notifier: self.notifier.clone() })
+    }
+
+    /// The pool, for reads that need no transaction.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The notifier, for the queue's runtime.
+    pub fn notifier(&self) -> &Notifier {
+        &self.notifier
+    }
+
+    /// Closes all connections once they are given back.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The options of every connection of iris: its name and its deadlines.
+pub fn connect_options(url: &str, name: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    Ok(PgConnectOptions::from_str(url)?.application_name(name).options([
+        ("statement_timeout", STATEMENT_TIMEOUT),
+        ("lock_timeout", LOCK_TIMEOUT),
+        ("idle_in_transaction_session_timeout", "60s"),
+        ("timezone", "UTC"),
+        ("jit", "off"),
+    ]))
+}
+
+/// A transaction that knows which claimers to wake when it commits. It is a `PgConnection` to every `db` function.
+#[derive(Debug)]
+pub struct Tx {
+    inner: Transaction<'static, Postgres>,
+    wake: Wake,
+    notifier: Notifier,
+}
+
+impl Tx {
+    /// Enqueues jobs, to be woken after the commit.
+    pub async fn enqueue(&mut self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, EnqueueError> {
+        let (outcomes, wake) = queue::enqueue(&mut self.inner, jobs).await?;
+        self.wake.merge(wake);
+        Ok(outcomes)
+    }
+
+    /// Adds a wake that a queue function returned.
+    pub fn wake(&mut self, wake: Wake) {
+        self.wake.merge(wake);
+    }
+
+    /// Commits, then wakes.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.inner.commit().await?;
+        self.notifier.send(self.wake);
+        Ok(())
+    }
+
+    /// Undoes everything. Dropping does the same.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.inner.rollback().await
+    }
+}
+
+impl Deref for Tx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.inner
+    }
+}
+
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}
+
+macro_rules! migration {
+    ($version:literal, $description:literal, $file:literal) => {
+        Migration::new(
+            $version,
+            $description.into(),
+            MigrationType::Simple,
+            sqlx::SqlStr::from_static(include_str!(concat!("../../../migrations/", $file))),
+            false,
+        )
+    };
+}
+
+/// All migrations, the queue's and ours, in the order of their versions.
+fn migrator() -> Migrator {
+    let mut migrations = queue::migrations();
+    migrations.extend([
+        migration!(20_261_101_000_100, "accounts create", "20261101000100_accounts_create.sql"),
+        migration!(20_261_101_000_200, "campaigns create", "20261101000200_campaigns_create.sql"),
+        migration!(20_261_101_000_300, "endpoints create", "20261101000300_endpoints_create.sql"),
+    ]);
+    migrations.sort_by_key(|migration| migration.version);
+    Migrator::with_migrations(migrations)
+}
+
+/// Brings the schema up to date. Safe to run from many processes at once: one does it, the others wait.
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    migrator().run(pool).await
+}
+
+/// The newest version this program knows.
+pub fn newest_migration() -> i64 {
+    migrator().iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// The newest version that the database has.
+pub async fn applied_migration(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select coalesce(max(version), 0) from _sqlx_migrations where success").fetch_one(pool).await
+}

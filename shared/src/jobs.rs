@@ -1,0 +1,95 @@
+//! The jobs of iris. A payload holds ids, never rows; its handler reads the rows afresh.
+
+use queue::JobKind;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Runs one discovery job: searches the sources, stores the contacts, enrols them. Lane: the account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Discover {
+    /// The account.
+    pub account_id: Uuid,
+    /// The row in `discovery_jobs`.
+    pub discovery_job_id: Uuid,
+}
+
+impl JobKind for Discover {
+    const QUEUE: &'static str = "discover";
+    const MAX_ATTEMPTS: u16 = 4;
+}
+
+/// Drafts the message of one step of an enrolment. Lane: the account. Group: campaign/enrolment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Draft {
+    /// The account.
+    pub account_id: Uuid,
+    /// Whose passage.
+    pub enrolment_id: Uuid,
+    /// 0 is the first message, 1..n the follow-ups.
+    pub step: i32,
+}
+
+impl JobKind for Draft {
+    const QUEUE: &'static str = "draft";
+    const MAX_ATTEMPTS: u16 = 8;
+}
+
+/// Sends one approved message. Lane: the mailbox or profile. Group: campaign/enrolment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Send {
+    /// The account.
+    pub account_id: Uuid,
+    /// The message.
+    pub message_id: Uuid,
+}
+
+impl JobKind for Send {
+    const QUEUE: &'static str = "send";
+    const MAX_ATTEMPTS: u16 = 12;
+}
+
+/// Makes one delivery: an event to an endpoint. Lane: the endpoint. Its retries are the delivery's, so an attempt of
+/// this job is never a failed request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deliver {
+    /// The account.
+    pub account_id: Uuid,
+    /// The row in `deliveries`.
+    pub delivery_id: Uuid,
+}
+
+impl JobKind for Deliver {
+    const QUEUE: &'static str = "deliver";
+    const MAX_ATTEMPTS: u16 = 100;
+}
+
+/// Completes the campaigns in which nothing can still happen. Periodic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CompleteCampaigns {}
+
+impl JobKind for CompleteCampaigns {
+    const QUEUE: &'static str = "complete_campaigns";
+    const MAX_ATTEMPTS: u16 = 3;
+}
+
+/// Makes the history tables' partitions of the days ahead. Periodic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MaintainPartitions {}
+
+impl JobKind for MaintainPartitions {
+    const QUEUE: &'static str = "maintain_partitions";
+    const MAX_ATTEMPTS: u16 = 3;
+}
+
+/// The tenant of jobs that belong to no account.
+pub const SYSTEM_TENANT: &str = "system";
+
+/// The group of everything a campaign does.
+pub fn campaign_group(campaign_id: Uuid) -> String {
+    campaign_id.to_string()
+}
+
+/// The group of one contact's passage through a campaign.
+pub fn enrolment_group(campaign_id: Uuid, enrolment_id: Uuid) -> String {
+    format!("{campaign_id}/{enrolment_id}")
+}
