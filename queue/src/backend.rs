@@ -57,9 +57,13 @@ impl<J: JobKind> ApalisBackend for Backend<J> {
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-        _worker: &WorkerContext,
+        worker: &WorkerContext,
     ) -> Poll<Option<Result<Task<J>, Infallible>>> {
         self.source.poll_next(cx).map(|claimed| {
+            if claimed.is_none() {
+                // The runtime is stopping. A worker whose backend merely ends would wait for a stop for ever.
+                let _ = worker.stop();
+            }
             claimed.map(|claimed| {
                 let (job, payload, running) = claimed.into_parts();
                 // The task's id is the attempt's: a job that runs twice must not look like one task to apalis.

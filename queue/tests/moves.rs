@@ -1,0 +1,276 @@
+//! Every move of a job between the tables, one at a time, by hand.
+
+mod support;
+
+use std::time::Duration;
+
+use queue::{Enqueued, RunAt, groups, lanes};
+use support::{claim, count, database, enqueue, lease, number};
+
+#[tokio::test]
+async fn a_rolled_back_job_never_was() {
+    let database = database().await;
+    let mut tx = database.pool().begin().await.unwrap();
+    let (outcomes, wake) = queue::enqueue(&mut tx, &[number(1).key("k")]).await.unwrap();
+    assert!(matches!(outcomes[..], [Enqueued::Added(_)]));
+    assert!(!wake.is_empty());
+    tx.rollback().await.unwrap();
+    assert_eq!(count(database.pool(), "ready").await, 0);
+    assert_eq!(count(database.pool(), "keys").await, 0);
+}
+
+#[tokio::test]
+async fn a_duplicate_key_is_told_and_poisons_nothing() {
+    let database = database().await;
+    let pool = database.pool();
+    let outcomes = enqueue(pool, &[number(1).key("a"), number(2), number(3).key("a"), number(4).key("b")]).await;
+    assert_eq!(outcomes.iter().filter(|o| **o == Enqueued::Duplicate).count(), 1, "{outcomes:?}");
+    let mut tx = pool.begin().await.unwrap();
+    let (again, _) = queue::enqueue(&mut tx, &[number(5).key("b")]).await.unwrap();
+    assert_eq!(again, [Enqueued::Duplicate]);
+    let (other, _) = queue::enqueue(&mut tx, &[number(6)]).await.unwrap();
+    assert!(matches!(other[..], [Enqueued::Added(_)]));
+    tx.commit().await.unwrap();
+    assert_eq!(count(pool, "ready").await, 4);
+}
+
+#[tokio::test]
+async fn ten_thousand_jobs_are_one_statement() {
+    let database = database().await;
+    let jobs: Vec<_> = (0..10_000).map(|n| number(n).lane(format!("lane-{}", n % 50))).collect();
+    enqueue(database.pool(), &jobs).await;
+    assert_eq!(count(database.pool(), "ready").await, 10_000);
+}
+
+#[tokio::test]
+async fn bad_jobs_are_refused_before_the_database() {
+    let database = database().await;
+    let mut conn = database.pool().acquire().await.unwrap();
+    for bad in [
+        number(1).lane("x".repeat(65)),
+        number(1).key(""),
+        number(1).group("g".repeat(201)),
+        number(1).lane("a\0b"),
+    ] {
+        assert!(queue::enqueue(&mut conn, &[bad]).await.is_err());
+    }
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Long(String);
+    impl queue::JobKind for Long {
+        const QUEUE: &'static str = "long";
+    }
+    let long = queue::NewJob::new(&Long("x".repeat(70_000)), "tenant").unwrap();
+    assert!(matches!(
+        queue::enqueue(&mut conn, &[long]).await,
+        Err(queue::EnqueueError::PayloadTooLarge { .. })
+    ));
+}
+
+#[tokio::test]
+async fn one_keyed_job_per_key_under_contention() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..8 {
+        let pool = pool.clone();
+        tasks.spawn(async move {
+            let mut jobs: Vec<_> = (0..200).map(|n| number(n).key(format!("key-{n}"))).collect();
+            // Each enqueuer in an order of its own: only the sorting inside the statement prevents deadlocks.
+            jobs.rotate_left(seed * 25);
+            if seed % 2 == 0 {
+                jobs.reverse();
+            }
+            enqueue(&pool, &jobs).await.iter().filter(|o| matches!(o, Enqueued::Added(_))).count()
+        });
+    }
+    assert_eq!(tasks.join_all().await.into_iter().sum::<usize>(), 200);
+    assert_eq!(count(pool, "keys").await, 200);
+}
+
+#[tokio::test]
+async fn a_claim_serves_tenants_then_lanes_in_turn() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut jobs: Vec<_> = (0..100).map(|n| number(n).lane("big")).collect();
+    jobs.push(number(1000).lane("small"));
+    jobs.push(queue::NewJob::new(&support::Number { n: 2000 }, "other tenant").unwrap());
+    enqueue(pool, &jobs).await;
+    let claimed = claim(pool, lease(pool).await, 8).await;
+    let numbers: Vec<i64> = claimed.iter().map(|(_, n)| *n).collect();
+    assert!(numbers.contains(&1000), "the small lane waits behind the big one: {numbers:?}");
+    assert!(numbers.contains(&2000), "the small tenant waits behind the big one: {numbers:?}");
+    assert!(numbers.contains(&0) && !numbers.contains(&99), "within a lane the oldest first: {numbers:?}");
+}
+
+#[tokio::test]
+async fn a_lower_priority_number_runs_first() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1), number(2).priority(-5), number(3).priority(5)]).await;
+    let claimed = claim(pool, lease(pool).await, 2).await;
+    assert_eq!(claimed.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[tokio::test]
+async fn a_cap_holds_over_concurrent_claimers() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    lanes::limit(&mut conn, "numbers", "capped", lanes::Limits { cap: Some(7), per_second: None }).await.unwrap();
+    drop(conn);
+    let jobs: Vec<_> = (0..200).map(|n| number(n).lane("capped")).collect();
+    enqueue(pool, &jobs).await;
+    let lease = lease(pool).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let pool = pool.clone();
+        tasks.spawn(async move {
+            let mut claimed = 0;
+            for _ in 0..10 {
+                claimed += claim(&pool, lease, 5).await.len();
+            }
+            claimed
+        });
+    }
+    assert_eq!(tasks.join_all().await.into_iter().sum::<usize>(), 7);
+    assert_eq!(count(pool, "running").await, 7);
+}
+
+#[tokio::test]
+async fn closed_and_paused_lanes_wait_and_hide_nothing_else() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    lanes::close(&mut conn, "numbers", "closed", Duration::from_secs(60), "circuit").await.unwrap();
+    let _ = lanes::pause(&mut conn, "numbers", "paused", true).await.unwrap();
+    enqueue(pool, &[number(1).lane("closed"), number(2).lane("paused"), number(3).lane("open")]).await;
+    let lease = lease(pool).await;
+    assert_eq!(claim(pool, lease, 10).await, [("open".to_owned(), 3)]);
+    let _ = lanes::open(&mut conn, "numbers", "closed").await.unwrap();
+    let _ = lanes::pause(&mut conn, "numbers", "paused", false).await.unwrap();
+    assert_eq!(claim(pool, lease, 10).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_cancelled_group_survives_nowhere() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(
+        pool,
+        &[
+            number(1).group("c/1").key("ready"),
+            number(2).group("c/1").run_at(RunAt::After(Duration::from_secs(60))).key("timer"),
+            number(3).group("c/2"),
+            number(4).group("c"),
+            number(5).group("c-other"),
+            number(6).group("c0"),
+        ],
+    )
+    .await;
+    let mut conn = pool.acquire().await.unwrap();
+    let (removed, _wake) = groups::cancel(&mut conn, "c/1").await.unwrap();
+    assert_eq!(removed, 2);
+    assert_eq!(count(pool, "keys").await, 0, "a cancelled job's key is free again");
+    let (removed, _wake) = groups::cancel(&mut conn, "c").await.unwrap();
+    assert_eq!(removed, 2, "the prefix reaches what is below it, and no neighbour");
+    let claimed = claim(pool, lease(pool).await, 10).await;
+    assert_eq!(claimed.iter().map(|(_, n)| *n).collect::<std::collections::BTreeSet<_>>(), [5, 6].into());
+    // A job enqueued after the cancel belongs to the new epoch.
+    enqueue(pool, &[number(7).group("c/1")]).await;
+    assert_eq!(claim(pool, lease(pool).await, 10).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_enqueued_in_a_transaction_older_than_the_cancel_is_dropped_at_the_claim() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut tx = pool.begin().await.unwrap();
+    let _ = queue::enqueue(&mut tx, &[number(1).group("g/1")]).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let (removed, _wake) = groups::cancel(&mut conn, "g").await.unwrap();
+    assert_eq!(removed, 0);
+    tx.commit().await.unwrap();
+    assert_eq!(count(pool, "ready").await, 1);
+    assert!(claim(pool, lease(pool).await, 10).await.is_empty());
+    assert_eq!(count(pool, "ready").await, 0);
+}
+
+#[tokio::test]
+async fn a_held_group_waits_until_it_is_released() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    enqueue(pool, &[number(1).group("h/1"), number(2).group("other")]).await;
+    groups::hold(&mut conn, "h").await.unwrap();
+    enqueue(pool, &[number(3).group("h/2")]).await;
+    let lease = lease(pool).await;
+    assert_eq!(claim(pool, lease, 10).await.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [2]);
+    assert_eq!(count(pool, "deferred").await, 2);
+    let wake = groups::release(&mut conn, "h").await.unwrap();
+    assert!(!wake.is_empty());
+    assert_eq!(claim(pool, lease, 10).await.len(), 2);
+}
+
+#[tokio::test]
+async fn timers_are_promoted_when_due_and_not_before() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(
+        pool,
+        &[
+            number(1).run_at(RunAt::After(Duration::from_secs(3600))),
+            number(2).run_at(RunAt::At(chrono::DateTime::UNIX_EPOCH)),
+        ],
+    )
+    .await;
+    assert_eq!(count(pool, "ready").await, 1, "what is due already is ready at once");
+    sqlx::query("update queue.deferred set run_at = now() - interval '1 second'").execute(pool).await.unwrap();
+    let (promoted,): (i32,) =
+        sqlx::query_as("select promoted from queue.promote(100)").fetch_one(pool).await.unwrap();
+    assert_eq!(promoted, 1);
+    assert_eq!(count(pool, "ready").await, 2);
+}
+
+#[tokio::test]
+async fn a_claim_under_a_lapsed_lease_is_refused() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1)]).await;
+    let lease = lease(pool).await;
+    sqlx::query("update queue.leases set expires_at = now() - interval '1 second'").execute(pool).await.unwrap();
+    let refused = sqlx::query("select * from queue.claim($1, 'numbers', 1, '', '{}', '{}')")
+        .bind(lease)
+        .fetch_all(pool)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("QL001"));
+    assert_eq!(count(pool, "ready").await, 1);
+}
+
+#[tokio::test]
+async fn the_third_crash_ends_a_job_and_no_crash_is_an_attempt() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1).key("k")]).await;
+    for crash in 1..=3 {
+        let lease = lease(pool).await;
+        assert_eq!(claim(pool, lease, 1).await.len(), 1, "crash {crash}");
+        sqlx::query("update queue.leases set expires_at = now() - interval '1 second'").execute(pool).await.unwrap();
+        sqlx::query("select * from queue.rescue(3, false)").execute(pool).await.unwrap();
+    }
+    let dead: (String, i32, i16) =
+        sqlx::query_as("select reason, attempt, crashes from queue.dead").fetch_one(pool).await.unwrap();
+    assert_eq!(dead, ("crashed".into(), 0, 3));
+    assert_eq!(count(pool, "keys").await, 0);
+}
+
+#[tokio::test]
+async fn running_jobs_without_a_lease_row_are_found() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1)]).await;
+    claim(pool, lease(pool).await, 1).await;
+    sqlx::query("delete from queue.leases").execute(pool).await.unwrap();
+    sqlx::query("select * from queue.rescue(3, true)").execute(pool).await.unwrap();
+    assert_eq!(count(pool, "ready").await, 1);
+}

@@ -1,0 +1,90 @@
+//! A migrated database for each test, and a runtime on it.
+
+use std::str::FromStr;
+
+use queue::{NewJob, Notifier, Runtime, RuntimeConfig, Schedule};
+use serde::{Deserialize, Serialize};
+use sqlx::{PgPool, migrate::Migrator, postgres::PgConnectOptions};
+use testkit::TestDatabase;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Number {
+    pub n: i64,
+}
+
+impl queue::JobKind for Number {
+    const QUEUE: &'static str = "numbers";
+    const MAX_ATTEMPTS: u16 = 3;
+}
+
+pub async fn database() -> TestDatabase {
+    TestDatabase::create_from("queue", async |pool: &PgPool| {
+        Ok(Migrator::with_migrations(queue::migrations()).run(pool).await?)
+    })
+    .await
+}
+
+pub fn runtime(database: &TestDatabase, name: &str) -> Runtime {
+    runtime_with(database, name, Vec::new())
+}
+
+pub fn runtime_with(database: &TestDatabase, name: &str, schedules: Vec<Schedule>) -> Runtime {
+    Runtime::start(RuntimeConfig {
+        name: name.into(),
+        connect: PgConnectOptions::from_str(database.url()).expect("a URL"),
+        notifier: Notifier::start(database.pool().clone()),
+        listen: true,
+        schedules,
+    })
+    .expect("the runtime starts")
+}
+
+pub fn number(n: i64) -> NewJob {
+    NewJob::new(&Number { n }, "tenant").expect("a job")
+}
+
+pub async fn enqueue(pool: &PgPool, jobs: &[NewJob]) -> Vec<queue::Enqueued> {
+    let mut tx = pool.begin().await.expect("a transaction");
+    let (outcomes, wake) = queue::enqueue(&mut tx, jobs).await.expect("enqueued");
+    tx.commit().await.expect("committed");
+    Notifier::start(pool.clone()).send(wake);
+    outcomes
+}
+
+pub async fn count(pool: &PgPool, table: &'static str) -> i64 {
+    let sql = match table {
+        "ready" => "select count(*) from queue.ready",
+        "deferred" => "select count(*) from queue.deferred",
+        "running" => "select count(*) from queue.running",
+        "dead" => "select count(*) from queue.dead",
+        "keys" => "select count(*) from queue.keys",
+        "leases" => "select count(*) from queue.leases",
+        _ => panic!("no such table"),
+    };
+    sqlx::query_scalar(sql).fetch_one(pool).await.expect("a count")
+}
+
+/// A lease without a process, for claims by hand.
+pub async fn lease(pool: &PgPool) -> uuid::Uuid {
+    let id = uuid::Uuid::now_v7();
+    sqlx::query("insert into queue.leases (id, name, expires_at) values ($1, 'hand', now() + interval '1 hour')")
+        .bind(id)
+        .execute(pool)
+        .await
+        .expect("a lease");
+    id
+}
+
+/// Claims by hand; returns (lane, payload) in the order of the claim.
+pub async fn claim(pool: &PgPool, lease: uuid::Uuid, limit: i32) -> Vec<(String, i64)> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("select lane, payload from queue.claim($1, 'numbers', $2, '', '{}', '{}')")
+            .bind(lease)
+            .bind(limit)
+            .fetch_all(pool)
+            .await
+            .expect("a claim");
+    rows.into_iter()
+        .map(|(lane, payload)| (lane, serde_json::from_str::<Number>(&payload).expect("a payload").n))
+        .collect()
+}
