@@ -141,7 +141,8 @@ where
     fn call(&mut self, task: Task<J>) -> Self::Future {
         let job = task.data().get::<Job>().cloned();
         let held = task.data().get::<Held>().cloned();
-        let running = held.and_then(|held| held.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+        let running =
+            held.and_then(|held| held.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
         let handler = self.inner.call(task);
         let (Some(job), Some(running)) = (job, running) else {
             return Box::pin(async { Err("the task does not come from this queue".into()) });
@@ -164,7 +165,11 @@ where
         Passed::Ran(Ok(Ok(_))) if job.is_recorded() => None,
         Passed::Ran(Ok(Ok(outcome))) => Some(Recorded::new(&job, outcome)),
         Passed::Ran(Ok(Err(error))) => {
-            tracing::warn!(error = format_chain(error.as_ref()), attempt = job.attempt() + 1, "the job failed");
+            tracing::warn!(
+                error = format_chain(error.as_ref()),
+                attempt = job.attempt() + 1,
+                "the job failed"
+            );
             Some(Recorded::new(&job, Outcome::retry(error)))
         }
         Passed::Ran(Err(panic)) => {
@@ -193,5 +198,6 @@ fn format_chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("something that is not text")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("something that is not text")
 }

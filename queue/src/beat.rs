@@ -113,7 +113,9 @@ impl Beat {
         let mut held: Option<Arc<Lease>> = None;
         while !self.stop.is_cancelled() {
             let sent_at = boot_nanos();
-            let pause = match tokio::time::timeout(BEAT_DEADLINE, self.beat(&mut connection, held.as_ref())).await {
+            let pause = match tokio::time::timeout(BEAT_DEADLINE, self.beat(&mut connection, held.as_ref()))
+                .await
+            {
                 Ok(Ok(Some(id))) => {
                     match &held {
                         Some(lease) if lease.id == id => lease.renew(sent_at),

@@ -129,7 +129,7 @@ pub struct Claimed<J> {
     pub payload: J,
     lease: Arc<Lease>,
     tracked: Tracked,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 impl<J> Claimed<J> {
@@ -146,7 +146,7 @@ impl<J> Claimed<J> {
     }
 
     pub(crate) fn into_parts(self) -> (Job, J, Running) {
-        (self.job, self.payload, Running { lease: self.lease, tracked: self.tracked, permit: self._permit })
+        (self.job, self.payload, Running { lease: self.lease, tracked: self.tracked, permit: self.permit })
     }
 }
 
@@ -209,7 +209,7 @@ impl<J: JobKind> Source<J> {
                 payload,
                 lease: raw.lease,
                 tracked: raw.tracked,
-                _permit: raw.permit,
+                permit: raw.permit,
             }),
             Err(error) => {
                 tracing::error!(queue = J::QUEUE, id = %raw.job.id(), %error, "a payload cannot be read");

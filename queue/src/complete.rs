@@ -36,7 +36,8 @@ const ERROR_CHARS_MAX: usize = 1000;
 impl Recorded {
     /// The outcome of this run of the job.
     pub fn new(job: &Job, outcome: Outcome) -> Self {
-        let blank = Self { id: job.id(), run: job.run(), outcome: "done", delay_ms: 0, error: None, reason: None };
+        let blank =
+            Self { id: job.id(), run: job.run(), outcome: "done", delay_ms: 0, error: None, reason: None };
         let cut = |error: String| Some(error.chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect());
         match outcome {
             Outcome::Done => blank,

@@ -111,7 +111,10 @@ impl NewJob {
 
     fn check(&self) -> Result<(), EnqueueError> {
         if self.payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(EnqueueError::PayloadTooLarge { queue: self.queue.into(), bytes: self.payload.len() });
+            return Err(EnqueueError::PayloadTooLarge {
+                queue: self.queue.into(),
+                bytes: self.payload.len(),
+            });
         }
         let names = [
             ("queue", Some(self.queue), NAME_BYTES_MAX),
@@ -170,7 +173,11 @@ pub async fn enqueue(
         .bind(jobs.iter().map(|j| i32::from(j.max_attempts)).collect::<Vec<_>>())
         .bind(jobs.iter().map(|j| j.payload.as_str()).collect::<Vec<_>>())
         .bind(column(&|j| j.trace.clone()))
-        .bind(jobs.iter().map(|j| if let RunAt::At(at) = j.run_at { Some(at) } else { None }).collect::<Vec<_>>())
+        .bind(
+            jobs.iter()
+                .map(|j| if let RunAt::At(at) = j.run_at { Some(at) } else { None })
+                .collect::<Vec<_>>(),
+        )
         .bind(jobs.iter().map(|j| delay_ms(j.run_at)).collect::<Vec<_>>())
         .fetch_all(&mut *conn)
         .await?;
@@ -232,8 +239,8 @@ fn delay_ms(run_at: RunAt) -> Option<i64> {
 
 /// The shard of a tenant: FNV-1a modulo 16, the same in every process and release.
 pub(crate) fn shard_of(tenant: &str) -> i16 {
-    let hash = tenant
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = tenant.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     i16::try_from(hash % 16).unwrap_or_default()
 }

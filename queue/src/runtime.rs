@@ -222,11 +222,8 @@ impl Runtime {
     /// The jobs of kind `J`, of which this process runs at most `slots` at once. One source per kind.
     pub fn source<J: JobKind>(&self, slots: usize) -> Source<J> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let slots = Slots {
-            free: Arc::new(Semaphore::new(slots)),
-            sender,
-            dirty: Arc::new(AtomicBool::new(true)),
-        };
+        let slots =
+            Slots { free: Arc::new(Semaphore::new(slots)), sender, dirty: Arc::new(AtomicBool::new(true)) };
         self.shared.queues().insert(J::QUEUE, slots);
         self.shared.work.notify_one();
         Source { receiver, shared: self.shared.clone(), kind: PhantomData }
@@ -252,7 +249,10 @@ impl Runtime {
         self.shared.work.notify_one();
         if tokio::time::timeout_at(ends, self.drained()).await.is_err() {
             let left: Vec<Job> = self.shared.tracked().values().cloned().collect();
-            tracing::warn!(jobs = left.len(), "the deadline of the shutdown has come; dropping what still runs");
+            tracing::warn!(
+                jobs = left.len(),
+                "the deadline of the shutdown has come; dropping what still runs"
+            );
             for job in left {
                 job.cancelled().cancel();
             }

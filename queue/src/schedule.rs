@@ -53,14 +53,15 @@ impl Schedule {
         if next.is_none_or(|next| next > now) {
             return Ok((Wake::none(), until(next, now)));
         }
-        let (_, wake) = enqueue(conn, std::slice::from_ref(&self.job)).await.map_err(|error| match error {
-            EnqueueError::Database(error) => Error::Database(error),
-            other => Error::BadSchedule {
-                name: self.name.clone(),
-                expression: self.expression.clone(),
-                reason: other.to_string(),
-            },
-        })?;
+        let (_, wake) =
+            enqueue(conn, std::slice::from_ref(&self.job)).await.map_err(|error| match error {
+                EnqueueError::Database(error) => Error::Database(error),
+                other => Error::BadSchedule {
+                    name: self.name.clone(),
+                    expression: self.expression.clone(),
+                    reason: other.to_string(),
+                },
+            })?;
         sqlx::query("update queue.schedules set last_tick = now(), updated_at = now() where name = $1")
             .bind(&self.name)
             .execute(conn)

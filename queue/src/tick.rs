@@ -89,9 +89,9 @@ pub(crate) async fn claim_all(shared: Arc<Shared>) {
 fn wanted(shared: &Shared) -> Vec<&'static str> {
     let mut queues = shared.queues();
     queues.retain(|_, slots| !slots.sender.is_closed());
-    let wanted = queues.iter().filter(|(_, slots)| {
-        slots.dirty.load(Ordering::Acquire) && slots.free.available_permits() > 0
-    });
+    let wanted = queues
+        .iter()
+        .filter(|(_, slots)| slots.dirty.load(Ordering::Acquire) && slots.free.available_permits() > 0);
     wanted.map(|(queue, _)| *queue).collect()
 }
 
@@ -195,7 +195,10 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) {
             }
         }
         if shared.stopped.is_cancelled() {
-            tracing::warn!(outcomes = outcomes.len(), "stopped before outcomes were recorded; their jobs run again");
+            tracing::warn!(
+                outcomes = outcomes.len(),
+                "stopped before outcomes were recorded; their jobs run again"
+            );
             return;
         }
         sleep_unless(&shared.stopped, pause(failures)).await;
@@ -207,7 +210,8 @@ pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
     let mut orphans_at = Instant::now() + ORPHANS;
     let mut reconcile_at = Instant::now() + RECONCILE;
     let mut sweep_at = Instant::now() + POLL;
-    let mut schedules: Vec<(Schedule, Instant)> = schedules.into_iter().map(|s| (s, Instant::now())).collect();
+    let mut schedules: Vec<(Schedule, Instant)> =
+        schedules.into_iter().map(|s| (s, Instant::now())).collect();
     let mut failures = 0;
     while !shared.is_stopping() {
         let round = async {
@@ -236,7 +240,8 @@ pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
         match round.await {
             Ok(next) => {
                 failures = 0;
-                let due = schedules.iter().map(|(_, due)| due.saturating_duration_since(Instant::now())).min();
+                let due =
+                    schedules.iter().map(|(_, due)| due.saturating_duration_since(Instant::now())).min();
                 let until = next.min(due.unwrap_or(POLL)).max(PROMOTE_PAUSE_MIN);
                 sleep_unless(&shared.stopping, until).await;
             }
@@ -268,7 +273,8 @@ async fn promote(shared: &Shared) -> Result<Duration, Error> {
         }
         shared.notifier.send(wake);
         if promoted < PROMOTE_MAX {
-            let next = next_ms.map_or(POLL, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, POLL.as_secs_f64())));
+            let next = next_ms
+                .map_or(POLL, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, POLL.as_secs_f64())));
             return Ok(next.min(POLL));
         }
     }
@@ -383,8 +389,9 @@ async fn tick_schedule(shared: &Shared, schedule: &Schedule) -> Result<Duration,
         tx.commit().await?;
         Ok::<_, Error>((wake, next))
     };
-    let (wake, next) =
-        tokio::time::timeout(STATEMENT_DEADLINE, tick).await.map_err(|_| Error::Deadline(STATEMENT_DEADLINE))??;
+    let (wake, next) = tokio::time::timeout(STATEMENT_DEADLINE, tick)
+        .await
+        .map_err(|_| Error::Deadline(STATEMENT_DEADLINE))??;
     shared.notifier.send(wake);
     Ok(next)
 }

@@ -1,11 +1,9 @@
 //! Every move of a job between the tables, one at a time, by hand.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{claim, count, database, enqueue, lease, number};
 use queue::{Enqueued, RunAt, groups, lanes};
-use support::{claim, count, database, enqueue, lease, number};
 
 #[tokio::test]
 async fn a_rolled_back_job_never_was() {
@@ -23,7 +21,8 @@ async fn a_rolled_back_job_never_was() {
 async fn a_duplicate_key_is_told_and_poisons_nothing() {
     let database = database().await;
     let pool = database.pool();
-    let outcomes = enqueue(pool, &[number(1).key("a"), number(2), number(3).key("a"), number(4).key("b")]).await;
+    let outcomes =
+        enqueue(pool, &[number(1).key("a"), number(2), number(3).key("a"), number(4).key("b")]).await;
     assert_eq!(outcomes.iter().filter(|o| **o == Enqueued::Duplicate).count(), 1, "{outcomes:?}");
     let mut tx = pool.begin().await.unwrap();
     let (again, _) = queue::enqueue(&mut tx, &[number(5).key("b")]).await.unwrap();
@@ -42,6 +41,13 @@ async fn ten_thousand_jobs_are_one_statement() {
     assert_eq!(count(database.pool(), "ready").await, 10_000);
 }
 
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Long(String);
+
+impl queue::JobKind for Long {
+    const QUEUE: &'static str = "long";
+}
+
 #[tokio::test]
 async fn bad_jobs_are_refused_before_the_database() {
     let database = database().await;
@@ -53,11 +59,6 @@ async fn bad_jobs_are_refused_before_the_database() {
         number(1).lane("a\0b"),
     ] {
         assert!(queue::enqueue(&mut conn, &[bad]).await.is_err());
-    }
-    #[derive(serde::Serialize, serde::Deserialize)]
-    struct Long(String);
-    impl queue::JobKind for Long {
-        const QUEUE: &'static str = "long";
     }
     let long = queue::NewJob::new(&Long("x".repeat(70_000)), "tenant").unwrap();
     assert!(matches!(
@@ -93,7 +94,7 @@ async fn a_claim_serves_tenants_then_lanes_in_turn() {
     let pool = database.pool();
     let mut jobs: Vec<_> = (0..100).map(|n| number(n).lane("big")).collect();
     jobs.push(number(1000).lane("small"));
-    jobs.push(queue::NewJob::new(&support::Number { n: 2000 }, "other tenant").unwrap());
+    jobs.push(queue::NewJob::new(&crate::support::Number { n: 2000 }, "other tenant").unwrap());
     enqueue(pool, &jobs).await;
     let claimed = claim(pool, lease(pool).await, 8).await;
     let numbers: Vec<i64> = claimed.iter().map(|(_, n)| *n).collect();
@@ -116,7 +117,9 @@ async fn a_cap_holds_over_concurrent_claimers() {
     let database = database().await;
     let pool = database.pool();
     let mut conn = pool.acquire().await.unwrap();
-    lanes::limit(&mut conn, "numbers", "capped", lanes::Limits { cap: Some(7), per_second: None }).await.unwrap();
+    lanes::limit(&mut conn, "numbers", "capped", lanes::Limits { cap: Some(7), per_second: None })
+        .await
+        .unwrap();
     drop(conn);
     let jobs: Vec<_> = (0..200).map(|n| number(n).lane("capped")).collect();
     enqueue(pool, &jobs).await;
@@ -224,7 +227,10 @@ async fn timers_are_promoted_when_due_and_not_before() {
     )
     .await;
     assert_eq!(count(pool, "ready").await, 1, "what is due already is ready at once");
-    sqlx::query("update queue.deferred set run_at = now() - interval '1 second'").execute(pool).await.unwrap();
+    sqlx::query("update queue.deferred set run_at = now() - interval '1 second'")
+        .execute(pool)
+        .await
+        .unwrap();
     let (promoted,): (i32,) =
         sqlx::query_as("select promoted from queue.promote(100)").fetch_one(pool).await.unwrap();
     assert_eq!(promoted, 1);
@@ -237,7 +243,10 @@ async fn a_claim_under_a_lapsed_lease_is_refused() {
     let pool = database.pool();
     enqueue(pool, &[number(1)]).await;
     let lease = lease(pool).await;
-    sqlx::query("update queue.leases set expires_at = now() - interval '1 second'").execute(pool).await.unwrap();
+    sqlx::query("update queue.leases set expires_at = now() - interval '1 second'")
+        .execute(pool)
+        .await
+        .unwrap();
     let refused = sqlx::query("select * from queue.claim($1, 'numbers', 1, '', '{}', '{}')")
         .bind(lease)
         .fetch_all(pool)
@@ -255,7 +264,10 @@ async fn the_third_crash_ends_a_job_and_no_crash_is_an_attempt() {
     for crash in 1..=3 {
         let lease = lease(pool).await;
         assert_eq!(claim(pool, lease, 1).await.len(), 1, "crash {crash}");
-        sqlx::query("update queue.leases set expires_at = now() - interval '1 second'").execute(pool).await.unwrap();
+        sqlx::query("update queue.leases set expires_at = now() - interval '1 second'")
+            .execute(pool)
+            .await
+            .unwrap();
         sqlx::query("select * from queue.rescue(3, false)").execute(pool).await.unwrap();
     }
     let dead: (String, i32, i16) =

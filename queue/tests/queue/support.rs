@@ -67,11 +67,13 @@ pub async fn count(pool: &PgPool, table: &'static str) -> i64 {
 /// A lease without a process, for claims by hand.
 pub async fn lease(pool: &PgPool) -> uuid::Uuid {
     let id = uuid::Uuid::now_v7();
-    sqlx::query("insert into queue.leases (id, name, expires_at) values ($1, 'hand', now() + interval '1 hour')")
-        .bind(id)
-        .execute(pool)
-        .await
-        .expect("a lease");
+    sqlx::query(
+        "insert into queue.leases (id, name, expires_at) values ($1, 'hand', now() + interval '1 hour')",
+    )
+    .bind(id)
+    .execute(pool)
+    .await
+    .expect("a lease");
     id
 }
 

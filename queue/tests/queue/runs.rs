@@ -1,7 +1,5 @@
 //! Jobs run by a runtime: outcomes, fencing, cancellation, shutdown, schedules, outages.
 
-mod support;
-
 use std::{
     sync::{
         Arc,
@@ -10,9 +8,9 @@ use std::{
     time::Duration,
 };
 
+use crate::support::{Number, count, database, enqueue, number, runtime, runtime_with};
 use apalis::prelude::{BoxDynError, Data, WorkerBuilder};
 use queue::{CompleteError, Job, NewJob, Outcome, RunAt, Schedule, groups};
-use support::{Number, count, database, enqueue, number, runtime, runtime_with};
 use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +22,9 @@ async fn until(pool: &sqlx::PgPool, table: &'static str, wanted: i64) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{table} never had {wanted} rows"));
+    tokio::time::timeout(PATIENCE, reached)
+        .await
+        .unwrap_or_else(|_| panic!("{table} never had {wanted} rows"));
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -59,11 +59,12 @@ async fn apalis_workers_run_jobs_and_their_outcomes_are_recorded() {
     assert_eq!(numbers, [-1, 1, 2, 13]);
     until(pool, "running", 0).await;
     // The panic and the error wait for their backoff: durable, counted, with the reason.
-    let retries: Vec<(i32, String)> =
-        sqlx::query_as("select attempt, last_error from queue.deferred where run_at > now() order by last_error")
-            .fetch_all(pool)
-            .await
-            .unwrap();
+    let retries: Vec<(i32, String)> = sqlx::query_as(
+        "select attempt, last_error from queue.deferred where run_at > now() order by last_error",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
     assert_eq!(retries, [(1, "below zero".into()), (1, "panicked: thirteen".into())]);
     runtime.shutdown(Duration::from_secs(5)).await;
     soon(running).await.unwrap().unwrap();
@@ -211,8 +212,10 @@ async fn a_shutdown_hands_back_what_did_not_start_and_drops_what_does_not_end() 
     soon(runtime.shutdown(Duration::from_millis(200))).await;
     soon(running).await.unwrap().unwrap();
     assert_eq!(count(pool, "ready").await, 5);
-    let counted: i64 =
-        sqlx::query_scalar("select sum(attempt + crashes)::int8 from queue.ready").fetch_one(pool).await.unwrap();
+    let counted: i64 = sqlx::query_scalar("select sum(attempt + crashes)::int8 from queue.ready")
+        .fetch_one(pool)
+        .await
+        .unwrap();
     assert_eq!(counted, 0, "neither an attempt nor a crash");
 }
 
@@ -244,7 +247,8 @@ async fn a_schedule_ticks_once_over_all_replicas() {
     let database = database().await;
     let pool = database.pool();
     let schedule = || vec![Schedule::new("every-second", "* * * * * *", number(1)).unwrap()];
-    let runtimes: Vec<_> = (0..3).map(|n| runtime_with(&database, &format!("replica-{n}"), schedule())).collect();
+    let runtimes: Vec<_> =
+        (0..3).map(|n| runtime_with(&database, &format!("replica-{n}"), schedule())).collect();
     let mut source = runtimes[0].source::<Number>(8);
     let started = std::time::Instant::now();
     for _ in 0..3 {
@@ -264,8 +268,8 @@ async fn a_dead_process_is_rescued_and_its_successor_of_the_same_name_is_not_con
     let database = database().await;
     let pool = database.pool();
     enqueue(pool, &[number(1)]).await;
-    let gone = support::lease(pool).await;
-    assert_eq!(support::claim(pool, gone, 1).await.len(), 1);
+    let gone = crate::support::lease(pool).await;
+    assert_eq!(crate::support::claim(pool, gone, 1).await.len(), 1);
     sqlx::query("update queue.leases set name = 'worker', expires_at = now()").execute(pool).await.unwrap();
     let runtime = runtime(&database, "worker");
     let mut source = runtime.source::<Number>(4);
@@ -281,11 +285,13 @@ async fn a_crowd_of_claimers_runs_each_job_once() {
     let database = database().await;
     let pool = database.pool();
     let jobs: Vec<NewJob> = (0..2000)
-        .map(|n| number(n).lane(format!("lane-{}", n % 37)).run_at(if n % 3 == 0 {
-            RunAt::After(Duration::from_millis(u64::try_from(n % 500).unwrap()))
-        } else {
-            RunAt::Now
-        }))
+        .map(|n| {
+            number(n).lane(format!("lane-{}", n % 37)).run_at(if n % 3 == 0 {
+                RunAt::After(Duration::from_millis(u64::try_from(n % 500).unwrap()))
+            } else {
+                RunAt::Now
+            })
+        })
         .collect();
     enqueue(pool, &jobs).await;
     let ran = Arc::new(AtomicUsize::new(0));
