@@ -1,0 +1,12 @@
+//! The real binaries from the outside: one process per role, a real PostgreSQL, SMTP and HTTP, SIGKILL.
+
+mod campaign;
+mod compose;
+mod configuration;
+mod crash;
+mod demo;
+mod quick_example;
+mod race;
+mod readme;
+mod refusals;
+mod webhook;

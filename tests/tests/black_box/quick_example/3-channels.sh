@@ -1,0 +1,2 @@
+curl -sS $BASE/channels/availability \
+  -H "Authorization: Bearer $KEY"

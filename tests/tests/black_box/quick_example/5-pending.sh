@@ -1,0 +1,2 @@
+curl -sS "$BASE/messages/pending?campaign_id=$CAMPAIGN" \
+  -H "Authorization: Bearer $KEY"

@@ -1,0 +1,2 @@
+curl -sS -X POST $BASE/messages/$MESSAGE/approve \
+  -H "Authorization: Bearer $KEY"
