@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 
-use crate::{Clock, secrets::SecretKey};
+use crate::{Clock, domain::endpoint_url::AllowList, mailbox::MailboxConfig, secrets::SecretKey};
 
 /// What every role needs to know.
 #[derive(Debug, Clone, Args)]
@@ -13,7 +13,7 @@ pub struct BaseConfig {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
 
-    /// The most connections a role opens for its work; the queue adds three of its own.
+    /// The most connections a role opens for its work; the queue adds four of its own.
     #[arg(long, env = "IRIS_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=500))]
     pub database_connections: u32,
 
@@ -24,6 +24,15 @@ pub struct BaseConfig {
     /// The length of a day of a sequence and of a daily cap, such as 24h or 1s. Send windows are not scaled.
     #[arg(long, env = "IRIS_DAY", default_value = "24h", value_parser = parse_duration)]
     pub day: Duration,
+
+    /// The networks and hosts that webhooks may reach although they are private, and by plain http too: a list such as
+    /// 10.0.0.0/8,receiver.internal. Looked at when an endpoint is registered and again at every attempt.
+    #[arg(long, env = "IRIS_WEBHOOK_ALLOW", default_value = "")]
+    pub webhook_allow: AllowList,
+
+    /// The mailbox that sends.
+    #[command(flatten)]
+    pub mailbox: MailboxConfig,
 
     /// Where the role serves /health/live, /health/ready and /metrics.
     #[arg(long, env = "IRIS_ADMIN_ADDR", default_value = "127.0.0.1:0")]

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod events;
 pub mod ids;
 pub mod jobs;
+pub mod mailbox;
 pub mod secrets;
 pub mod telemetry;
 

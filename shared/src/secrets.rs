@@ -60,11 +60,10 @@ impl FromStr for SecretKey {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bytes: [u8; 32] = STANDARD
-            .decode(text.trim())
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| "must be 32 bytes in base64 (make one with: openssl rand -base64 32)".to_owned())?;
+        let bytes: [u8; 32] =
+            STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+                "must be 32 bytes in base64 (make one with: openssl rand -base64 32)".to_owned()
+            })?;
         let mut id = [0; KEY_ID_BYTES];
         id.copy_from_slice(&Sha256::digest(bytes)[..KEY_ID_BYTES]);
         Ok(Self { cipher: XChaCha20Poly1305::new(&bytes.into()), id })

@@ -102,7 +102,9 @@ impl Admin {
 
     /// Serves the routes until `stop`. Returns the address, which matters when the port was 0.
     pub async fn serve(self, addr: SocketAddr, stop: CancellationToken) -> anyhow::Result<SocketAddr> {
-        let listener = TcpListener::bind(addr).await.with_context(|| format!("IRIS_ADMIN_ADDR: cannot listen on {addr}"))?;
+        let listener = TcpListener::bind(addr)
+            .await
+            .with_context(|| format!("IRIS_ADMIN_ADDR: cannot listen on {addr}"))?;
         let addr = listener.local_addr()?;
         let metrics = self.metrics.clone();
         let upkeep = stop.clone();
@@ -112,7 +114,8 @@ impl Admin {
             }
         });
         tokio::spawn(async move {
-            let served = axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let served =
+                axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await;
             if let Err(error) = served {
                 tracing::error!(%error, "the admin address is no longer served");
             }
@@ -129,7 +132,11 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
         Ok(Ok(_)) => return (StatusCode::SERVICE_UNAVAILABLE, "migrations are not applied"),
         Ok(Err(_)) | Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer"),
     }
-    if (admin.is_ready)() { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready yet") }
+    if (admin.is_ready)() {
+        (StatusCode::OK, "ok")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready yet")
+    }
 }
 
 async fn render(State(admin): State<Admin>) -> String {

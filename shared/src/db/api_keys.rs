@@ -6,7 +6,10 @@ use sqlx::{FromRow, PgConnection};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::accounts;
+use super::{
+    accounts,
+    page::{Page, Rows},
+};
 use crate::{
     clock::{iso_ms, iso_ms_option},
     ids::{hash_api_key, new_api_key, new_id},
@@ -115,26 +118,25 @@ pub async fn find_presented(conn: &mut PgConnection, hash: &[u8]) -> Result<Pres
     })
 }
 
-/// The keys of an account that are not revoked, newest first, from after `cursor`.
+/// The keys of an account that are not revoked, newest first.
 pub async fn list(
     conn: &mut PgConnection,
     account_id: Uuid,
-    cursor: Option<Uuid>,
-    offset: i64,
-    limit: i64,
-) -> Result<Vec<ApiKey>, sqlx::Error> {
-    sqlx::query_as(
+    page: Page,
+) -> Result<Rows<ApiKey>, sqlx::Error> {
+    let rows = sqlx::query_as(
         "select id, account_id, name, prefix, scopes, expires_at, last_used_at, created_at
          from api_keys
          where account_id = $1 and revoked_at is null and ($2::uuid is null or id < $2)
          order by id desc offset $3 limit $4",
     )
     .bind(account_id)
-    .bind(cursor)
-    .bind(offset)
-    .bind(limit)
+    .bind(page.after)
+    .bind(page.offset)
+    .bind(page.fetch())
     .fetch_all(conn)
-    .await
+    .await?;
+    Ok(Rows::cut(rows, &page, |key: &ApiKey| key.id))
 }
 
 /// How many keys [`list`] goes through.

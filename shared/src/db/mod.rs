@@ -15,8 +15,23 @@ use sqlx::{
 
 pub mod accounts;
 pub mod api_keys;
+pub mod attempts;
 pub mod audit;
+pub mod campaigns;
+pub mod channel_accounts;
+pub mod contacts;
+pub mod conversations;
+pub mod deliveries;
+pub mod discovery_jobs;
+pub mod endpoints;
+pub mod enrolments;
+pub mod inbound_emails;
+pub mod messages;
 pub mod outbox;
+pub mod page;
+pub mod partitions;
+pub mod places;
+pub mod suppressions;
 
 /// How long one statement may take. Imports and activations of thousands of rows stay far below.
 const STATEMENT_TIMEOUT: &str = "30s";
@@ -141,6 +156,7 @@ fn migrator() -> Migrator {
         migration!(20_261_101_000_100, "accounts create", "20261101000100_accounts_create.sql"),
         migration!(20_261_101_000_200, "campaigns create", "20261101000200_campaigns_create.sql"),
         migration!(20_261_101_000_300, "endpoints create", "20261101000300_endpoints_create.sql"),
+        migration!(20_261_101_000_400, "campaigns index", "20261101000400_campaigns_index.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)
@@ -158,5 +174,7 @@ pub fn newest_migration() -> i64 {
 
 /// The newest version that the database has.
 pub async fn applied_migration(pool: &PgPool) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select coalesce(max(version), 0) from _sqlx_migrations where success").fetch_one(pool).await
+    sqlx::query_scalar("select coalesce(max(version), 0) from _sqlx_migrations where success")
+        .fetch_one(pool)
+        .await
 }

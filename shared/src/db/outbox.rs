@@ -1,6 +1,8 @@
 //! Events not yet relayed.
 
-use sqlx::PgConnection;
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::{
@@ -46,4 +48,93 @@ pub async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Result<Vec<
     .execute(conn)
     .await?;
     Ok(ids)
+}
+
+/// The shards that have events.
+pub async fn list_filled_shards(conn: &mut PgConnection) -> Result<Vec<i16>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select s.n::int2 from generate_series(0, $1 - 1) as s(n)
+         where exists (select from outbox o where o.shard = s.n::int2) order by s.n limit $1",
+    )
+    .bind(i32::from(SHARDS))
+    .fetch_all(conn)
+    .await
+}
+
+/// The first number of the relays' advisory locks, so that they are nobody else's ("iris" in ASCII).
+const LOCK_NAMESPACE: i32 = 0x6972_6973;
+
+/// Takes the right to relay a shard until the transaction ends, or says that another relay has it. What the others
+/// relayed is seen by the next statement only.
+pub async fn try_lock_shard(conn: &mut PgConnection, shard: i16) -> Result<bool, sqlx::Error> {
+    let (locked, _): (bool, String) = sqlx::query_as(
+        // Plans of the relay's statements outlive the time when the tables were empty and reading them whole was cheapest.
+        "select pg_try_advisory_xact_lock($1, $2), set_config('enable_seqscan', 'off', true)",
+    )
+    .bind(LOCK_NAMESPACE)
+    .bind(i32::from(shard))
+    .fetch_one(conn)
+    .await?;
+    Ok(locked)
+}
+
+/// One event that was taken from the outbox and one endpoint that hears of it.
+#[derive(Debug, Clone, FromRow)]
+pub struct Taken {
+    /// The account.
+    pub account_id: Uuid,
+    /// The event.
+    pub event_id: Uuid,
+    /// Its type.
+    #[sqlx(rename = "type")]
+    pub kind: String,
+    /// Who hears of it; none for an event that nobody subscribed to.
+    pub endpoint_id: Option<Uuid>,
+    /// Whether it was meant for this endpoint alone: somebody waits for the outcome of a test.
+    pub test: bool,
+}
+
+/// Moves up to `limit` of a shard's visible events, in the order of their numbers, from the outbox to the history, and
+/// returns them with the endpoints that are subscribed at this moment. A test event goes to its endpoint whatever that
+/// one's state is, so that its delivery tells what became of it. Only under the shard's lock.
+pub async fn take(conn: &mut PgConnection, shard: i16, limit: i64) -> Result<Vec<Taken>, sqlx::Error> {
+    sqlx::query_as(
+        "with taken as (
+            delete from outbox where shard = $1 and number = any (array(
+                select number from outbox where shard = $1 order by number limit $2))
+            returning *
+        ), kept as (
+            insert into events (account_id, id, type, resource_id, body, created_at)
+            select account_id, event_id, type, resource_id, body, created_at from taken
+        )
+        select t.account_id, t.event_id, t.type, e.id as endpoint_id, t.endpoint_id is not null as test
+        from taken t
+        left join endpoints e on e.account_id = t.account_id and case when t.endpoint_id is not null
+            then e.id = t.endpoint_id
+            else e.enabled and e.deleted_at is null and t.type = any (e.events) end
+        order by t.number, e.id",
+    )
+    .bind(shard)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// How much waits to be relayed.
+#[derive(Debug, Clone, Copy)]
+pub struct Depth {
+    /// How many events.
+    pub events: i64,
+    /// The age of the oldest.
+    pub oldest: Duration,
+}
+
+/// How much waits to be relayed.
+pub async fn depth(conn: &mut PgConnection) -> Result<Depth, sqlx::Error> {
+    let (events, seconds): (i64, f64) = sqlx::query_as(
+        "select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from outbox",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(Depth { events, oldest: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default() })
 }

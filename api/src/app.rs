@@ -1,0 +1,26 @@
+//! What every handler can reach.
+
+use std::sync::Arc;
+
+use shared::{Clock, Database, domain::endpoint_url::AllowList, secrets::SecretKey};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// The state of the API; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Where everything is kept.
+    pub database: Database,
+    /// The time, for signatures and send windows.
+    pub clock: Clock,
+    /// What seals and opens stored secrets.
+    pub secret_key: SecretKey,
+    /// Which private addresses webhooks may go to.
+    pub webhook_allow: Arc<AllowList>,
+    /// A place for each request that may run at once.
+    pub requests: Arc<Semaphore>,
+    /// A place for each event stream that may be open at once.
+    pub streams: Arc<Semaphore>,
+    /// Cancelled when the server stops to take requests.
+    pub shutdown: CancellationToken,
+}

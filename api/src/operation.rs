@@ -1,0 +1,230 @@
+//! One operation: its handler, and what holds for it before the handler runs.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{Request, State},
+    middleware::{Next, from_fn_with_state},
+    response::Response,
+};
+use serde_json::json;
+use tokio::time::timeout;
+use utoipa::openapi::{
+    self, Content, Ref, RefOr, ResponseBuilder,
+    extensions::ExtensionsBuilder,
+    path::{ParameterIn, PathItem},
+    security::SecurityRequirement,
+};
+use utoipa_axum::router::{UtoipaMethodRouter, UtoipaMethodRouterExt};
+
+use crate::{
+    app::App,
+    auth::{Scope, authenticate},
+    error::{ApiError, Code},
+};
+
+/// What most operations may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// What an operation may take that waits for a worker or stores an import.
+const LONG_DEADLINE: Duration = Duration::from_secs(120);
+/// The name of the security scheme in the OpenAPI document.
+pub const SECURITY_SCHEME: &str = "api_key";
+
+/// The largest body of an operation, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimit(pub usize);
+
+impl Default for BodyLimit {
+    fn default() -> Self {
+        Self(1024 * 1024)
+    }
+}
+
+/// Who may call an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody; the handler checks what it must.
+    Public,
+    /// Every live key.
+    Key,
+    /// A key with this scope.
+    Scope(Scope),
+}
+
+impl Access {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Key => "none",
+            Self::Scope(scope) => scope.as_str(),
+        }
+    }
+}
+
+/// What holds for an operation before its handler runs.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    access: Access,
+    body_limit: BodyLimit,
+    deadline: Option<Duration>,
+}
+
+/// One operation of the API.
+#[must_use]
+pub struct Operation {
+    id: &'static str,
+    routes: UtoipaMethodRouter<App>,
+    rules: Rules,
+    errors: &'static [Code],
+    audit: &'static [&'static str],
+}
+
+/// An operation by its handler, such as `campaigns::create`, whose path is the operation's id.
+macro_rules! operation {
+    ($resource:ident :: $verb:ident, $access:expr) => {
+        $crate::operation::Operation::new(
+            concat!(stringify!($resource), ".", stringify!($verb)),
+            utoipa_axum::routes!($resource::$verb),
+            $access,
+        )
+    };
+}
+pub(crate) use operation;
+
+impl Operation {
+    /// An operation with the limits that most have.
+    pub fn new(id: &'static str, routes: UtoipaMethodRouter<App>, access: Access) -> Self {
+        let rules = Rules { access, body_limit: BodyLimit::default(), deadline: Some(DEADLINE) };
+        Self { id, routes, rules, errors: &[], audit: &[] }
+    }
+
+    /// The codes that only some operations have; those that come with a key, a body or a query are added to all.
+    pub fn errors(self, errors: &'static [Code]) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// What the handler writes to the audit log.
+    pub fn audit(self, audit: &'static [&'static str]) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// Takes larger bodies.
+    pub fn body_limit(mut self, mebibytes: usize) -> Self {
+        self.rules.body_limit = BodyLimit(mebibytes * 1024 * 1024);
+        self
+    }
+
+    /// May take 120 s.
+    pub fn long(mut self) -> Self {
+        self.rules.deadline = Some(LONG_DEADLINE);
+        self
+    }
+
+    /// Streams its answer, and so has no deadline.
+    pub fn stream(mut self) -> Self {
+        self.rules.deadline = None;
+        self
+    }
+
+    /// The handler behind its rules.
+    pub fn guarded(self, app: &App) -> UtoipaMethodRouter<App> {
+        let guard = from_fn_with_state((app.clone(), self.rules), guard);
+        self.routes.map(|router| router.route_layer(guard))
+    }
+
+    /// The handler with its documentation complete.
+    pub fn documented(mut self) -> UtoipaMethodRouter<App> {
+        for item in self.routes.1.paths.values_mut() {
+            for operation in operations_of(item) {
+                document(operation, self.id, self.rules.access, self.errors, self.audit);
+            }
+        }
+        self.routes
+    }
+}
+
+fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut openapi::path::Operation> {
+    [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete, &mut item.put].into_iter().flatten()
+}
+
+fn document(
+    operation: &mut openapi::path::Operation,
+    id: &str,
+    access: Access,
+    errors: &[Code],
+    audit: &[&str],
+) {
+    operation.operation_id = Some(id.to_owned());
+    operation.tags = Some(vec![id.split('.').next().unwrap_or_default().to_owned()]);
+    let security = match access {
+        Access::Public => SecurityRequirement::default(),
+        Access::Key | Access::Scope(_) => SecurityRequirement::new::<_, [&str; 0], _>(SECURITY_SCHEME, []),
+    };
+    operation.security = Some(vec![security]);
+    operation.extensions =
+        Some(ExtensionsBuilder::new().add("x-scope", access.as_str()).add("x-audit", json!(audit)).build());
+    let mut codes: Vec<Code> =
+        implied_codes(operation, access).into_iter().chain(errors.iter().copied()).collect();
+    codes.sort_unstable_by_key(|code| (code.status(), *code));
+    for same in codes.chunk_by(|a, b| a.status() == b.status()) {
+        let lines: Vec<_> =
+            same.iter().map(|code| format!("`{}` {}", code.as_str(), code.message())).collect();
+        let content = Content::new(Some(Ref::from_schema_name("ErrorBody")));
+        let response =
+            ResponseBuilder::new().description(lines.join("; ")).content("application/json", content).build();
+        operation.responses.responses.insert(same[0].status().to_string(), RefOr::T(response));
+    }
+}
+
+/// The codes that follow from what an operation takes.
+fn implied_codes(operation: &openapi::path::Operation, access: Access) -> Vec<Code> {
+    let mut codes = vec![Code::Internal, Code::Database, Code::Unavailable, Code::Timeout];
+    if access != Access::Public {
+        codes.extend([Code::Unauthorized, Code::KeyInvalid, Code::KeyExpired, Code::KeyRevoked]);
+    }
+    if matches!(access, Access::Scope(_)) {
+        codes.push(Code::ScopeMissing);
+    }
+    let has_query =
+        operation.parameters.iter().flatten().any(
+            |parameter| matches!(parameter, RefOr::T(it) if matches!(it.parameter_in, ParameterIn::Query)),
+        );
+    if has_query || operation.request_body.is_some() {
+        codes.push(Code::RequestInvalid);
+    }
+    if operation.request_body.is_some() {
+        codes.extend([Code::InputInvalid, Code::TooLarge]);
+    }
+    codes
+}
+
+/// Runs before every handler: is there room, who calls, may they, and for how long.
+async fn guard(
+    State((app, rules)): State<(App, Rules)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if app.shutdown.is_cancelled() {
+        return Err(ApiError::new(Code::Unavailable).saying("the server is shutting down"));
+    }
+    let Ok(_place) = app.requests.try_acquire() else {
+        return Err(ApiError::new(Code::Unavailable).saying("the server is busy"));
+    };
+    let answer = async {
+        if rules.access != Access::Public {
+            let caller = authenticate(&app, request.headers(), request.extensions()).await?;
+            if let Access::Scope(scope) = rules.access {
+                caller.require(scope)?;
+            }
+            request.extensions_mut().insert(caller);
+        }
+        request.extensions_mut().insert(rules.body_limit);
+        Ok(next.run(request).await)
+    };
+    match rules.deadline {
+        Some(deadline) => {
+            timeout(deadline, answer).await.unwrap_or_else(|_| Err(ApiError::new(Code::Timeout)))
+        }
+        None => answer.await,
+    }
+}

@@ -1,0 +1,113 @@
+//! The operations: one line each. `cargo xtask gen` makes the specification from them.
+
+use axum::{
+    Router,
+    http::{StatusCode, header::CONTENT_TYPE},
+    middleware::from_fn,
+    routing::get,
+};
+use url::Url;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{
+    app::App,
+    auth::Scope::{Admin, Generate, Read, Send, Write},
+    error::{ApiError, Code},
+    openapi,
+    operation::{
+        Access::{Key, Public, Scope},
+        Operation, operation,
+    },
+    request,
+    routes::{
+        campaigns, channels, contacts, conversations, discovery, health, inbound, keys, messages, webhooks,
+    },
+};
+
+/// Imports are larger than other requests.
+const IMPORT_MIB: usize = 8;
+/// So is mail, with its attachments.
+const MAIL_MIB: usize = 30;
+
+/// Every operation: its handler, who may call it, then what differs from the defaults.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        operation!(keys::me, Key),
+        operation!(keys::list, Scope(Admin)),
+        operation!(keys::create, Scope(Admin)).errors(&[Code::KeyLimitReached]).audit(&["create_key"]),
+        operation!(keys::revoke, Scope(Admin)).errors(&[Code::KeyNotFound]).audit(&["revoke_key"]),
+        operation!(campaigns::list, Scope(Read)),
+        operation!(campaigns::create, Scope(Write)).errors(CAMPAIGN_STATES).audit(&["create_campaign"]),
+        operation!(campaigns::get, Scope(Read)).errors(&[Code::CampaignNotFound]),
+        operation!(campaigns::update, Scope(Write)).errors(CAMPAIGN_CHANGES).audit(&["update_campaign"]),
+        operation!(campaigns::delete, Scope(Write))
+            .errors(&[Code::CampaignNotFound])
+            .audit(&["delete_campaign"]),
+        operation!(campaigns::progress, Scope(Read)).errors(&[Code::CampaignNotFound]).stream(),
+        operation!(contacts::list, Scope(Read)),
+        operation!(contacts::create, Scope(Write)).errors(&[Code::EmailInvalid]).audit(&["create_contact"]),
+        operation!(contacts::get, Scope(Read)).errors(&[Code::ContactNotFound]),
+        operation!(contacts::bulk_import, Scope(Write))
+            .errors(&[Code::CampaignNotFound])
+            .audit(&["bulk_create_contacts"])
+            .body_limit(IMPORT_MIB)
+            .long(),
+        operation!(conversations::list, Scope(Read)),
+        operation!(conversations::get, Scope(Read)).errors(&[Code::ConversationNotFound]),
+        operation!(conversations::messages, Scope(Read)).errors(&[Code::ConversationNotFound]),
+        operation!(messages::pending, Scope(Read)),
+        operation!(messages::approve, Scope(Send)).errors(MESSAGE_STATES).audit(&["approve_message"]),
+        operation!(messages::reject, Scope(Send)).errors(MESSAGE_STATES).audit(&["reject_message"]),
+        operation!(messages::bulk, Scope(Send)).audit(&["approve_message", "reject_message"]),
+        operation!(discovery::search, Scope(Generate))
+            .errors(&[Code::CampaignNotFound, Code::DiscoveryFailed])
+            .audit(&["discover_contacts"])
+            .long(),
+        operation!(discovery::jobs, Scope(Read)),
+        operation!(discovery::get_job, Scope(Read)).errors(&[Code::DiscoveryJobNotFound]),
+        operation!(channels::availability, Scope(Read)),
+        operation!(channels::send, Scope(Send)).errors(SEND_ERRORS).audit(&["send_channel_message"]),
+        operation!(webhooks::list, Scope(Admin)),
+        operation!(webhooks::create, Scope(Admin)).errors(&[Code::Conflict]).audit(&["create_webhook"]),
+        operation!(webhooks::get, Scope(Admin)).errors(&[Code::WebhookNotFound]),
+        operation!(webhooks::update, Scope(Admin))
+            .errors(&[Code::WebhookNotFound])
+            .audit(&["update_webhook"]),
+        operation!(webhooks::delete, Scope(Admin))
+            .errors(&[Code::WebhookNotFound])
+            .audit(&["delete_webhook"]),
+        operation!(webhooks::test, Scope(Admin)).errors(WEBHOOK_TEST).audit(&["test_webhook"]).long(),
+        operation!(webhooks::deliveries, Scope(Admin)).errors(&[Code::WebhookNotFound]),
+        operation!(inbound::email, Public).errors(INBOUND_ERRORS).body_limit(MAIL_MIB),
+        operation!(health::live, Public),
+        operation!(health::ready, Public),
+    ]
+}
+
+const CAMPAIGN_STATES: &[Code] = &[Code::CampaignHasNoContacts, Code::CampaignTransitionInvalid];
+const CAMPAIGN_CHANGES: &[Code] = &[
+    Code::CampaignNotFound,
+    Code::CampaignAlreadyActive,
+    Code::CampaignHasNoContacts,
+    Code::CampaignTransitionInvalid,
+];
+const MESSAGE_STATES: &[Code] = &[Code::MessageNotFound, Code::MessageAlreadyApproved, Code::Conflict];
+const SEND_ERRORS: &[Code] = &[Code::ConversationNotFound, Code::ContactNotFound, Code::Conflict];
+const WEBHOOK_TEST: &[Code] = &[Code::WebhookNotFound, Code::Conflict];
+const INBOUND_ERRORS: &[Code] = &[Code::SignatureInvalid, Code::PayloadInvalid, Code::TooLarge];
+
+/// The service: every operation behind its rules, and what answers when there is none.
+pub fn router(app: &App, public_url: Option<&Url>) -> Router {
+    let document = openapi::served(public_url);
+    let served = move || async move { (StatusCode::OK, [(CONTENT_TYPE, "application/json")], document) };
+    operations()
+        .into_iter()
+        .fold(OpenApiRouter::default(), |router, operation| router.routes(operation.guarded(app)))
+        .split_for_parts()
+        .0
+        .route("/openapi.json", get(served))
+        .fallback(|| async { ApiError::new(Code::RouteNotFound) })
+        .method_not_allowed_fallback(|| async { ApiError::new(Code::MethodNotAllowed) })
+        .layer(from_fn(request::observe))
+        .with_state(app.clone())
+}

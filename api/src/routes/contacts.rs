@@ -1,0 +1,243 @@
+//! Contacts.
+
+use std::collections::BTreeSet;
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::{
+    db::contacts as db,
+    domain::{
+        FieldError,
+        contact::{Contact, ContactStatus, NewContact},
+    },
+    engine::contacts as engine,
+};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    auth::Caller,
+    envelope::{Data, List},
+    error::{ApiError, Code},
+    extract::{Body, ContactId, PagingParams, Query},
+    request,
+};
+
+/// The most contacts of one import.
+const IMPORT_ROWS_MAX: usize = 500;
+
+/// Which contacts to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ContactParams {
+    /// Only those in this campaign.
+    campaign_id: Option<Uuid>,
+    /// Only those with this status.
+    status: Option<ContactStatus>,
+    /// Only those of this kind.
+    contact_type: Option<String>,
+    /// Only those with this tag.
+    tag: Option<String>,
+    /// Only those from this source.
+    source: Option<String>,
+    /// Only those with this text in the name, company or address.
+    search: Option<String>,
+}
+
+impl From<ContactParams> for db::ContactFilter {
+    fn from(params: ContactParams) -> Self {
+        let ContactParams { campaign_id, status, contact_type, tag, source, search } = params;
+        Self { campaign_id, status, contact_type, tag, source, search }
+    }
+}
+
+/// Contacts to be imported.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct BulkImport {
+    /// The contacts. A row that is wrong fails alone.
+    #[schema(min_items = 1, max_items = 500, value_type = Vec<NewContact>)]
+    contacts: Vec<Value>,
+    /// The campaign that they join.
+    campaign_id: Option<Uuid>,
+}
+
+/// A row of an import that failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RowError {
+    /// Which row, from 0.
+    index: usize,
+    /// Which field of it.
+    field: String,
+    /// What is wrong with it.
+    reason: String,
+}
+
+/// How an import went.
+#[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names on the wire")]
+pub struct Imported {
+    /// Rows that were stored: those that were created and those that were merged into a known contact.
+    imported: usize,
+    /// Contacts that were not known.
+    created: usize,
+    /// Contacts that were known, and took over the fields of their rows.
+    updated: usize,
+    /// Rows that were wrong.
+    failed: usize,
+    /// What was wrong with them.
+    errors: Vec<RowError>,
+    /// The contacts, in the order of their rows.
+    contacts: Vec<Contact>,
+}
+
+/// List contacts
+///
+/// The newest first; deleted ones are hidden.
+#[utoipa::path(
+    get, path = "/contacts", params(ContactParams, PagingParams), responses((status = 200, body = List<Contact>))
+)]
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query { filter, paging }: Query<ContactParams>,
+) -> Result<List<Contact>, ApiError> {
+    let filter = filter.into();
+    let mut tx = app.database.begin().await?;
+    let rows = db::list(&mut tx, caller.account_id, &filter, paging.page).await?;
+    let total = paging.total(async || db::count(&mut tx, caller.account_id, &filter).await).await?;
+    Ok(paging.list(rows, total))
+}
+
+/// Create a contact
+///
+/// Idempotent on the email address: a known contact takes over the fields that are there, keeps the others, and is
+/// returned with 201 too.
+#[utoipa::path(
+    post, path = "/contacts", request_body = NewContact, responses((status = 201, body = Data<Contact>))
+)]
+pub async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Body(mut new): Body<NewContact>,
+) -> Result<Data<Contact>, ApiError> {
+    refuse(new.normalise())?;
+    let mut tx = app.database.begin().await?;
+    let mut upserted = engine::upsert_many(&mut tx, caller.account_id, &[new], None).await?;
+    let upserted = upserted.pop().ok_or_else(|| ApiError::new(Code::Internal))?;
+    let (contact, metadata) = (upserted.contact, json!({"created": upserted.created}));
+    caller.audit(&mut tx, "create_contact", "contact", Some(contact.id), metadata).await?;
+    tx.commit().await?;
+    Ok(Data::created(contact))
+}
+
+/// Get a contact
+#[utoipa::path(
+    get, path = "/contacts/{id}", params(("id" = Uuid, Path, description = "The contact")),
+    responses((status = 200, body = Data<Contact>))
+)]
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    ContactId(id): ContactId,
+) -> Result<Data<Contact>, ApiError> {
+    let mut conn = app.database.pool().acquire().await?;
+    let contact = db::find(&mut conn, caller.account_id, id).await?;
+    contact.map(Data::ok).ok_or_else(|| ApiError::new(Code::ContactNotFound))
+}
+
+/// Import contacts
+///
+/// Up to 500 rows, stored together. Each is created or merged like a single one; a row that is wrong is named in
+/// `errors` and does not keep the others from being stored.
+#[utoipa::path(
+    post, path = "/contacts/bulk-import", request_body = BulkImport,
+    responses((status = 201, body = Data<Imported>))
+)]
+pub async fn bulk_import(
+    State(app): State<App>,
+    caller: Caller,
+    Body(import): Body<BulkImport>,
+) -> Result<Data<Imported>, ApiError> {
+    if !(1..=IMPORT_ROWS_MAX).contains(&import.contacts.len()) {
+        return Err(ApiError::input(vec![FieldError::new("contacts", "must have 1 to 500 rows")]));
+    }
+    let (rows, errors) = read_rows(import.contacts);
+    let mut tx = app.database.begin().await?;
+    let stored = engine::upsert_many(&mut tx, caller.account_id, &rows, import.campaign_id).await?;
+    let imported = Imported::new(stored, errors);
+    let ids: Vec<Uuid> = imported.contacts.iter().map(|contact| contact.id).collect();
+    let metadata = json!({"ids": ids, "campaign_id": import.campaign_id, "failed": imported.failed});
+    caller.audit(&mut tx, "bulk_create_contacts", "contact", None, metadata).await?;
+    tx.commit().await?;
+    Ok(Data::created(imported))
+}
+
+impl Imported {
+    fn new(stored: Vec<engine::Upserted>, errors: Vec<RowError>) -> Self {
+        let failed: BTreeSet<usize> = errors.iter().map(|error| error.index).collect();
+        let created = stored.iter().filter(|row| row.created).count();
+        Self {
+            imported: stored.len(),
+            created,
+            updated: stored.len() - created,
+            failed: failed.len(),
+            errors,
+            contacts: stored.into_iter().map(|row| row.contact).collect(),
+        }
+    }
+}
+
+/// The rows that can be stored, and what is wrong with the others.
+fn read_rows(values: Vec<Value>) -> (Vec<NewContact>, Vec<RowError>) {
+    let mut rows = Vec::with_capacity(values.len());
+    let mut errors = Vec::new();
+    let mut unknown = BTreeSet::new();
+    for (index, value) in values.into_iter().enumerate() {
+        let wrong = match read_row(value, &mut unknown) {
+            Ok(mut row) => {
+                let wrong = row.normalise();
+                if wrong.is_empty() {
+                    rows.push(row);
+                }
+                wrong
+            }
+            Err(wrong) => vec![wrong],
+        };
+        errors.extend(wrong.into_iter().map(|FieldError { field, reason }| RowError {
+            index,
+            field,
+            reason,
+        }));
+    }
+    for field in unknown.into_iter().take(UNKNOWN_FIELDS_MAX) {
+        request::warn(format!("unknown field ignored: contacts[].{field}"));
+    }
+    (rows, errors)
+}
+
+/// How many unknown fields of rows one answer names.
+const UNKNOWN_FIELDS_MAX: usize = 20;
+
+fn read_row(value: Value, unknown: &mut BTreeSet<String>) -> Result<NewContact, FieldError> {
+    if !value.is_object() {
+        return Err(FieldError::new("contact", "must be an object"));
+    }
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
+    serde_ignored::deserialize(tracked, |path| {
+        if unknown.len() < UNKNOWN_FIELDS_MAX {
+            unknown.insert(path.to_string());
+        }
+    })
+    .map_err(|error| FieldError::new(track.path().to_string(), error.to_string()))
+}
+
+/// An address that no mail can reach has a code of its own, which wins over what else is wrong.
+fn refuse(wrong: Vec<FieldError>) -> Result<(), ApiError> {
+    if wrong.iter().any(|error| error.field == "email") {
+        return Err(ApiError::new(Code::EmailInvalid).with_details(wrong));
+    }
+    ApiError::unless_empty(wrong)
+}

@@ -1,0 +1,13 @@
+//! The handlers: one file per resource, one function per operation.
+
+mod campaign_bodies;
+pub mod campaigns;
+pub mod channels;
+pub mod contacts;
+pub mod conversations;
+pub mod discovery;
+pub mod health;
+pub mod inbound;
+pub mod keys;
+pub mod messages;
+pub mod webhooks;

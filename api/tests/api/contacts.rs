@@ -1,0 +1,95 @@
+//! Contacts: one, or five hundred at once.
+
+use serde_json::{Value, json};
+
+use crate::app::{TestApp, created, failed, ok, scrubbed};
+
+#[tokio::test]
+async fn a_known_address_is_merged_into_its_contact() {
+    let app = TestApp::start().await;
+    let new = json!({"email": " Alex@Example.com ", "first_name": "Alex", "tags": ["bar"]});
+    let (status, body) = app.post("/contacts", new).await;
+    insta::assert_json_snapshot!("contacts.create", scrubbed(&body));
+    let first = created((status, body));
+    let second =
+        created(app.post("/contacts", json!({"email": "alex@example.com", "title": "Booking"})).await);
+    assert_eq!(second["id"], first["id"]);
+    assert_eq!((&second["first_name"], &second["title"]), (&json!("Alex"), &json!("Booking")));
+    assert_eq!(app.events().await, ["contact.created", "contact.updated"]);
+    assert_eq!(app.audited().await, ["create_contact", "create_contact"]);
+    let path = format!("/contacts/{}", first["id"].as_str().unwrap());
+    assert_eq!(ok(app.get(&path).await), second);
+    failed(app.get("/contacts/nobody").await, 404, "CONTACT_001");
+}
+
+#[tokio::test]
+async fn a_wrong_address_has_its_own_code() {
+    let app = TestApp::start().await;
+    let (status, body) = app.post("/contacts", json!({"email": "nobody", "latitude": 100})).await;
+    insta::assert_json_snapshot!("contacts.create.invalid", scrubbed(&body));
+    assert_eq!(failed((status, body), 400, "CONTACT_003"), ["email", "latitude"]);
+    failed(app.post("/contacts", json!({"first_name": "Alex"})).await, 422, "SERVER_005");
+    failed(app.post("/contacts", json!({"email": 5})).await, 400, "SERVER_002");
+    assert_eq!(app.count("select count(*) from contacts").await, 0);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_and_wildcards_are_literal() {
+    let app = TestApp::start().await;
+    created(app.post("/contacts", json!({"email": "a@example.com", "company": "100% Vinyl"})).await);
+    created(
+        app.post("/contacts", json!({"email": "b@example.com", "company": "Vinyl", "tags": ["bar"]})).await,
+    );
+    let found = async |query: &str| -> Vec<String> {
+        let rows = ok(app.get(&format!("/contacts?{query}")).await);
+        rows.as_array().unwrap().iter().map(|row| row["email"].as_str().unwrap()[..1].to_owned()).collect()
+    };
+    assert_eq!(found("").await, ["b", "a"]);
+    assert_eq!(found("search=vinyl").await, ["b", "a"]);
+    assert_eq!(found("search=100%25").await, ["a"]);
+    assert_eq!(found("search=%25").await, ["a"]);
+    assert_eq!(found("tag=bar").await, ["b"]);
+    assert_eq!(found("status=bounced").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_import_stores_the_good_rows_and_names_the_others() {
+    let app = TestApp::start().await;
+    let campaign = app.campaign().await;
+    created(app.post("/contacts", json!({"email": "c7@example.com"})).await);
+    let mut contacts: Vec<Value> =
+        (0..500).map(|n| json!({"email": format!("c{n}@example.com"), "first_name": "C"})).collect();
+    contacts[3] = json!({"email": "nobody"});
+    contacts[4] = json!({"email": "d@example.com", "tags": "bar"});
+    contacts[5] = json!("e@example.com");
+    contacts[6] = json!({"email": "c8@example.com", "first_name": "Again", "shoe": 9});
+    let (status, body) =
+        app.post("/contacts/bulk-import", json!({"contacts": contacts, "campaign_id": campaign["id"]})).await;
+    let imported = created((status, body.clone()));
+    assert_eq!((&imported["imported"], &imported["failed"]), (&json!(497), &json!(3)));
+    assert_eq!((&imported["created"], &imported["updated"]), (&json!(495), &json!(2)));
+    insta::assert_json_snapshot!("contacts.bulk_import.errors", imported["errors"]);
+    assert!(body["meta"]["warnings"].to_string().contains("shoe"));
+    assert_eq!(imported["contacts"].as_array().unwrap().len(), 497);
+
+    let listed =
+        ok(app.get(&format!("/contacts?campaign_id={}&limit=1", campaign["id"].as_str().unwrap())).await);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(app.count("select count(*) from contacts").await, 496);
+    assert_eq!(app.count("select count(*) from enrolments where status = 'listed'").await, 496);
+    assert_eq!(app.audited().await.last().unwrap(), "bulk_create_contacts");
+}
+
+#[tokio::test]
+async fn an_import_of_nothing_of_too_much_or_for_nobody_is_refused() {
+    let app = TestApp::start().await;
+    let import = |contacts: Vec<Value>| json!({"contacts": contacts});
+    assert_eq!(failed(app.post("/contacts/bulk-import", json!({})).await, 400, "SERVER_002"), ["contacts"]);
+    failed(app.post("/contacts/bulk-import", import(vec![])).await, 422, "SERVER_005");
+    let many = (0..501).map(|n| json!({"email": format!("c{n}@example.com")})).collect();
+    failed(app.post("/contacts/bulk-import", import(many)).await, 422, "SERVER_005");
+    let mut body = import(vec![json!({"email": "a@example.com"})]);
+    body["campaign_id"] = json!(uuid::Uuid::now_v7());
+    failed(app.post("/contacts/bulk-import", body).await, 404, "CAMP_001");
+    assert_eq!(app.count("select count(*) from contacts").await, 0);
+}

@@ -1,0 +1,62 @@
+//! The dispatcher's settings.
+
+use std::time::Duration;
+
+use clap::Args;
+use shared::{config::parse_duration, domain::delivery::RetrySchedule};
+
+/// What the dispatcher needs to know besides what every role does.
+#[derive(Debug, Clone, Args)]
+pub struct DispatcherConfig {
+    /// How many webhook requests one dispatcher has under way at most.
+    #[arg(long, env = "IRIS_WEBHOOK_SLOTS", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    pub webhook_slots: u16,
+
+    /// How long after each failed attempt of a delivery the next one is made, give or take a fifth; `none` is one
+    /// attempt only.
+    #[arg(long, env = "IRIS_WEBHOOK_RETRIES", default_value = "5s,5m,1h")]
+    pub webhook_retries: RetrySchedule,
+
+    /// How long a whole attempt may take: resolving the name, connecting, TLS, headers and body.
+    #[arg(long, env = "IRIS_WEBHOOK_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    pub webhook_timeout: Duration,
+
+    /// How many events are relayed in one transaction at most.
+    #[arg(long, env = "IRIS_RELAY_BATCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    pub relay_batch: u16,
+}
+
+impl Default for DispatcherConfig {
+    fn default() -> Self {
+        Self {
+            webhook_slots: 200,
+            webhook_retries: RetrySchedule::default(),
+            webhook_timeout: Duration::from_secs(30),
+            relay_batch: 500,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        dispatcher: DispatcherConfig,
+    }
+
+    #[test]
+    fn the_defaults_are_the_contracts() {
+        let parsed = Command::try_parse_from(["test"]).map(|command| command.dispatcher).unwrap();
+        assert_eq!(format!("{parsed:?}"), format!("{:?}", DispatcherConfig::default()));
+        let parsed = Command::try_parse_from(["test", "--webhook-retries", "none"]).unwrap();
+        assert_eq!(parsed.dispatcher.webhook_retries.attempts_max(), 1);
+        for bad in [["--webhook-retries", ""], ["--webhook-slots", "0"], ["--webhook-timeout", "30"]] {
+            assert!(Command::try_parse_from(["test", bad[0], bad[1]]).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One delivery after the other, each through the same phases:
+//!
+//! ```text
+//! Claimed --> Prepared --> Sent --> Recorded
+//! ```
+//!
+//! A claimed job names a delivery; prepared, it knows the URL, the bytes and the key; sent, it knows the answer; the
+//! recorder (`record.rs`) writes what became of it and ends the job in one transaction. No transaction is open while a
+//! request is. Jobs are claimed, prepared and recorded in batches, and sent one by one, as many at once as there are
+//! slots; a slot is free again once the outcome is recorded.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use queue::{Claimed, Outcome, Source};
+use rand::Rng;
+use shared::{
+    Clock, Database,
+    db::deliveries::{self, DueDelivery},
+    domain::{delivery::ErrorClass, endpoint::secret_place},
+    jobs::Deliver,
+    secrets::{SecretKey, Unsealable},
+};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::{
+    http_client::{Answer, HttpClient},
+    sign::{BadSecret, SigningKey},
+};
+
+/// How many deliveries are prepared by one query at most.
+const PREPARE_MAX: usize = 100;
+/// How long preparing a batch may take.
+const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
+/// How many endpoints' keys are kept ready.
+const KEYS_MAX: usize = 10_000;
+
+/// A delivery with everything that its attempt needs.
+#[derive(Debug)]
+pub struct Prepared {
+    claimed: Claimed<Deliver>,
+    due: DueDelivery,
+    body: Bytes,
+    key: Arc<SigningKey>,
+}
+
+/// A delivery whose run has an end that is to be recorded.
+#[derive(Debug)]
+pub struct Sent {
+    /// The job, and the slot that it holds.
+    pub claimed: Claimed<Deliver>,
+    /// The delivery, as it was before.
+    pub due: DueDelivery,
+    /// How the run ended.
+    pub end: End,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum End {
+    /// A request was made.
+    Attempted {
+        /// When it began.
+        started_at: DateTime<Utc>,
+        /// What came back.
+        answer: Answer,
+    },
+    /// None was: the endpoint is disabled or deleted, or the event's history was dropped.
+    Cancelled,
+}
+
+/// Makes deliveries.
+#[derive(Debug)]
+pub struct Deliverer {
+    database: Database,
+    clock: Clock,
+    client: HttpClient,
+    keys: Keys,
+    outcomes: mpsc::Sender<Sent>,
+}
+
+impl Deliverer {
+    /// What is sent goes to `outcomes`.
+    pub fn new(
+        database: Database,
+        clock: Clock,
+        client: HttpClient,
+        secret_key: SecretKey,
+        outcomes: mpsc::Sender<Sent>,
+    ) -> Self {
+        Self { database, clock, client, keys: Keys::new(secret_key), outcomes }
+    }
+
+    /// Delivers what the source claims until it ends, and then until every request has.
+    pub async fn run(self, mut source: Source<Deliver>) {
+        let this = Arc::new(self);
+        let requests = TaskTracker::new();
+        while let Some(first) = source.next().await {
+            let mut batch = vec![first];
+            while batch.len() < PREPARE_MAX
+                && let Some(more) = source.try_next()
+            {
+                batch.push(more);
+            }
+            for prepared in this.prepare(batch).await {
+                let this = this.clone();
+                requests.spawn(async move { this.attempt(prepared).await });
+            }
+        }
+        requests.close();
+        requests.wait().await;
+    }
+
+    /// Reads what the attempts of a batch need. What cannot be attempted ends here.
+    async fn prepare(&self, batch: Vec<Claimed<Deliver>>) -> Vec<Prepared> {
+        let Some((batch, due)) = self.load(batch).await else { return Vec::new() };
+        let mut due: HashMap<Uuid, DueDelivery> = due.into_iter().map(|due| (due.id, due)).collect();
+        let mut prepared = Vec::with_capacity(batch.len());
+        for claimed in batch {
+            // Not pending any more: an earlier run of this job, or a person, has ended it.
+            let Some(mut due) = due.remove(&claimed.payload.delivery_id) else {
+                claimed.finish(Outcome::Done).await;
+                continue;
+            };
+            let (true, Some(body)) = (due.open, due.body.take()) else {
+                self.hand_on(Sent { claimed, due, end: End::Cancelled }).await;
+                continue;
+            };
+            match self.keys.get(due.endpoint_id, &due.sealed_secret) {
+                Ok(key) => prepared.push(Prepared { claimed, due, body: Bytes::from(body), key }),
+                Err(error) => {
+                    tracing::error!(endpoint_id = %due.endpoint_id, %error, "a delivery cannot be signed");
+                    claimed.finish(Outcome::retry(error)).await;
+                }
+            }
+        }
+        prepared
+    }
+
+    /// Reads the deliveries of a batch, again and again while the database is away. `None`: the process stops first, and
+    /// the jobs were given back.
+    async fn load(&self, batch: Vec<Claimed<Deliver>>) -> Option<(Vec<Claimed<Deliver>>, Vec<DueDelivery>)> {
+        let ids: Vec<(Uuid, Uuid)> =
+            batch.iter().map(|claimed| (claimed.payload.account_id, claimed.payload.delivery_id)).collect();
+        loop {
+            let load = async {
+                let mut tx = self.database.begin().await?;
+                deliveries::look_up_by_key(&mut tx).await?;
+                let due = deliveries::list_due(&mut tx, &ids).await?;
+                tx.rollback().await?;
+                Ok::<_, sqlx::Error>(due)
+            };
+            match tokio::time::timeout(PREPARE_DEADLINE, load).await {
+                Ok(Ok(due)) => return Some((batch, due)),
+                Ok(Err(error)) => tracing::warn!(%error, "deliveries were not read; trying again"),
+                Err(_) => {
+                    tracing::warn!(deadline = ?PREPARE_DEADLINE, "deliveries were not read in time; trying again");
+                }
+            }
+            let pause = Duration::from_secs(1).mul_f64(rand::rng().random_range(0.5..1.5));
+            let given_up = batch[0].job.cancelled().clone();
+            if tokio::time::timeout(pause, given_up.cancelled()).await.is_ok() {
+                for claimed in batch {
+                    give_back(claimed).await;
+                }
+                return None;
+            }
+        }
+    }
+
+    /// Makes one request and hands on what came of it.
+    async fn attempt(&self, prepared: Prepared) {
+        let Prepared { claimed, due, body, key } = prepared;
+        if !claimed.may_start() {
+            return give_back(claimed).await;
+        }
+        let started_at = self.clock.now();
+        let headers = key.headers(due.id, started_at.timestamp(), &body);
+        let cancelled = claimed.job.cancelled().clone();
+        let answer = tokio::select! {
+            answer = self.client.post(&due.url, headers, body) => answer,
+            // The deadline of the shutdown has come. The receiver may have the request; it gets it once more.
+            () = cancelled.cancelled() => return give_back(claimed).await,
+        };
+        count(&due, &answer, self.clock.now());
+        self.hand_on(Sent { claimed, due, end: End::Attempted { started_at, answer } }).await;
+    }
+
+    async fn hand_on(&self, sent: Sent) {
+        // The recorder ends after all of its senders; if it did not, the lease's end gives the job to another run.
+        let _ = self.outcomes.send(sent).await;
+    }
+}
+
+/// Ends a run that has nothing to record; the job is due at once.
+async fn give_back(claimed: Claimed<Deliver>) {
+    claimed.finish(Outcome::snooze(Duration::ZERO)).await;
+}
+
+fn count(due: &DueDelivery, answer: &Answer, now: DateTime<Utc>) {
+    let result = answer.error_class.map_or("success", ErrorClass::as_str);
+    metrics::counter!("delivery_attempts_total", "result" => result).increment(1);
+    metrics::histogram!("delivery_attempt_seconds").record(answer.duration.as_secs_f64());
+    if answer.error_class.is_none()
+        && let Some(age) = due.event_created_at.and_then(|at| (now - at).to_std().ok())
+    {
+        metrics::histogram!("delivery_latency_seconds").record(age.as_secs_f64());
+    }
+}
+
+/// Why a delivery cannot be signed. Only the operator can mend it.
+#[derive(Debug, thiserror::Error)]
+enum KeyError {
+    #[error(transparent)]
+    Unsealable(#[from] Unsealable),
+    #[error(transparent)]
+    BadSecret(#[from] BadSecret),
+}
+
+/// The endpoints' keys, opened once. A secret that was rotated is another sealed text and is opened anew.
+#[derive(Debug)]
+struct Keys {
+    secret_key: SecretKey,
+    opened: Mutex<HashMap<Uuid, OpenedKey>>,
+}
+
+/// A key, and the sealed secret that it was opened from.
+#[derive(Debug)]
+struct OpenedKey {
+    sealed: Vec<u8>,
+    key: Arc<SigningKey>,
+}
+
+impl Keys {
+    fn new(secret_key: SecretKey) -> Self {
+        Self { secret_key, opened: Mutex::default() }
+    }
+
+    fn get(&self, endpoint_id: Uuid, sealed: &[u8]) -> Result<Arc<SigningKey>, KeyError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = opened.get(&endpoint_id)
+            && known.sealed == sealed
+        {
+            return Ok(known.key.clone());
+        }
+        let secret = self.secret_key.open(&secret_place(endpoint_id), sealed)?;
+        let key = Arc::new(SigningKey::new(&secret)?);
+        if opened.len() >= KEYS_MAX {
+            opened.clear();
+        }
+        opened.insert(endpoint_id, OpenedKey { sealed: sealed.to_vec(), key: key.clone() });
+        Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::domain::endpoint::new_secret;
+
+    use super::*;
+
+    #[test]
+    fn a_rotated_secret_is_opened_anew() {
+        let secret_key: SecretKey = SecretKey::generate().parse().unwrap();
+        let keys = Keys::new(secret_key.clone());
+        let id = Uuid::now_v7();
+        let seal = || secret_key.seal(&secret_place(id), &new_secret()).unwrap();
+        let (first, second) = (seal(), seal());
+        let key = keys.get(id, &first).unwrap();
+        assert!(Arc::ptr_eq(&key, &keys.get(id, &first).unwrap()));
+        assert!(!Arc::ptr_eq(&key, &keys.get(id, &second).unwrap()));
+        assert!(keys.get(Uuid::now_v7(), &first).is_err(), "a secret opens only at its place");
+    }
+}

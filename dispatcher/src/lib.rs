@@ -1,0 +1,88 @@
+//! The dispatcher: outbox to deliveries to signed HTTP requests.
+//!
+//! Two loops that know nothing of each other. The relay (`relay.rs`) moves events from the outbox to the history and
+//! makes one delivery, and its job, per subscribed endpoint. The deliverer (`deliver.rs`) takes claimed jobs through the
+//! phases of one attempt: what is signed is in `sign.rs`, how a stranger's server is talked to in `http_client.rs`, and
+//! what is written about it in `record.rs`. Any number of dispatchers share the work. Start reading at [`run`].
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use queue::{Runtime, RuntimeConfig};
+use shared::{Database, config::BaseConfig, db::connect_options, telemetry::Admin};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+mod config;
+mod deliver;
+mod http_client;
+mod record;
+pub mod relay;
+mod sign;
+
+pub use config::DispatcherConfig;
+use deliver::Deliverer;
+use http_client::HttpClient;
+
+/// How dispatchers are named in the list of leases and among the database's connections.
+const NAME: &str = "iris dispatcher";
+/// How much of the shutdown's time is kept for recording, after the last request has ended or was dropped.
+const RECORDING_SHARE: f64 = 0.2;
+/// How long the loops may take to end once their work has.
+const LOOPS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Runs a dispatcher until `shutdown`, then finishes what is under way within the time that `base` allows. An error is a
+/// setting that does not serve; an absent database is waited for.
+pub async fn run(
+    config: DispatcherConfig,
+    base: BaseConfig,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let database =
+        Database::connect(&base.database_url, NAME, base.database_connections).context("DATABASE_URL")?;
+    let client = HttpClient::new(base.webhook_allow.clone(), config.webhook_timeout)?;
+    let slots = usize::from(config.webhook_slots);
+    let runtime = Runtime::start(RuntimeConfig {
+        name: NAME.into(),
+        connect: connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
+        notifier: database.notifier().clone(),
+        listen: true,
+        schedules: Vec::new(),
+    })?;
+    let source = runtime.source(slots);
+    let (outcomes, sent) = mpsc::channel(slots);
+    let deliverer = Deliverer::new(database.clone(), base.clock(), client, base.secret_key.clone(), outcomes);
+    let give_up = CancellationToken::new();
+    let loops = TaskTracker::new();
+    loops.spawn(relay::run(database.clone(), usize::from(config.relay_batch), shutdown.clone()));
+    loops.spawn(relay::watch_depth(database.clone(), shutdown.clone()));
+    loops.spawn(deliverer.run(source));
+    loops.spawn(record::run(database.clone(), config.webhook_retries, sent, give_up.clone()));
+    // Taken out when the dispatcher stops, from when on it is not ready.
+    let runtime = Arc::new(Mutex::new(Some(runtime)));
+    let leased = runtime.clone();
+    let admin = Admin::new(database.clone(), move || lock(&leased).as_ref().is_some_and(Runtime::is_ready))?;
+    admin.serve(base.admin_addr, give_up.clone()).await?;
+    tracing::info!(slots, "the dispatcher runs");
+
+    shutdown.cancelled().await;
+    tracing::info!("the dispatcher stops");
+    let running = lock(&runtime).take();
+    if let Some(running) = running {
+        running.shutdown(base.shutdown.mul_f64(1.0 - RECORDING_SHARE)).await;
+    }
+    give_up.cancel();
+    loops.close();
+    if tokio::time::timeout(LOOPS_DEADLINE, loops.wait()).await.is_err() {
+        tracing::warn!("the dispatcher's loops did not end in time");
+    }
+    database.close().await;
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,206 @@
+//! From the outbox to deliveries and their jobs: one transaction per batch of a shard, by one relay at a time.
+
+use std::time::Duration;
+
+use queue::NewJob;
+use rand::Rng;
+use shared::{
+    Database,
+    db::{
+        deliveries::{self, NewDelivery},
+        outbox::{self, SHARDS, Taken},
+    },
+    ids::new_id,
+    jobs::Deliver,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a pass over the shards may take to answer; a statement's own deadline is shorter.
+const PASS_DEADLINE: Duration = Duration::from_secs(60);
+/// The pause after a pass that relayed something, so that small batches gather.
+const GATHER: Duration = Duration::from_millis(3);
+/// The pauses between passes that find nothing: doubling, so that an idle dispatcher costs two queries a second.
+const IDLE_MIN: Duration = Duration::from_millis(10);
+const IDLE_MAX: Duration = Duration::from_millis(500);
+/// How many deliveries one transaction should make: events with many endpoints are taken in smaller batches.
+const DELIVERIES_MAX: usize = 5000;
+/// How often the depth of the outbox is measured.
+const DEPTH_EVERY: Duration = Duration::from_secs(10);
+/// A test event's delivery goes before all others: somebody waits for it.
+const TEST_PRIORITY: i16 = -100;
+
+/// What one transaction moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Relayed {
+    /// Events that left the outbox.
+    pub events: usize,
+    /// Deliveries that were made of them.
+    pub deliveries: usize,
+}
+
+/// Relays until `stop`, through every outage of the database.
+pub async fn run(database: Database, batch: usize, stop: CancellationToken) {
+    let mut relay = Relay { database, batch, limits: [batch; SHARDS_LEN], first: 0 };
+    let mut idle = IDLE_MIN;
+    while !stop.is_cancelled() {
+        let pause = match tokio::time::timeout(PASS_DEADLINE, relay.pass()).await {
+            Ok(Ok(0)) => {
+                idle = (idle * 2).min(IDLE_MAX);
+                idle
+            }
+            Ok(Ok(relayed)) => {
+                idle = IDLE_MIN;
+                if relayed < batch { GATHER } else { Duration::ZERO }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = format!("{error:#}"), "the outbox was not relayed; trying again");
+                IDLE_MAX.mul_f64(rand::rng().random_range(0.5..2.0))
+            }
+            Err(_) => {
+                tracing::warn!(deadline = ?PASS_DEADLINE, "the outbox was not relayed in time; trying again");
+                IDLE_MAX
+            }
+        };
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
+    }
+}
+
+const SHARDS_LEN: usize = SHARDS.unsigned_abs() as usize;
+
+struct Relay {
+    database: Database,
+    batch: usize,
+    /// How many events to take of each shard, by how many deliveries its last ones became.
+    limits: [usize; SHARDS_LEN],
+    /// Which shard goes first, so that none is always last.
+    first: usize,
+}
+
+impl Relay {
+    /// Relays one batch of every shard that has events and no other relay. Returns how many events that were.
+    async fn pass(&mut self) -> anyhow::Result<usize> {
+        let mut filled = self.filled_shards().await?;
+        if filled.is_empty() {
+            return Ok(0);
+        }
+        self.first = (self.first + 1) % filled.len();
+        filled.rotate_left(self.first);
+        let mut events = 0;
+        for shard in filled {
+            let limit = &mut self.limits[usize::from(shard.unsigned_abs()) % SHARDS_LEN];
+            match relay_shard(&self.database, shard, *limit).await {
+                Ok(relayed) => {
+                    *limit = next_limit(self.batch, *limit, relayed);
+                    events += relayed.events;
+                }
+                Err(error) => {
+                    // The next one is smaller, in case it was too much for a statement's deadline.
+                    *limit = (*limit / 2).max(1);
+                    return Err(error.context(format!("shard {shard}")));
+                }
+            }
+        }
+        Ok(events)
+    }
+
+    async fn filled_shards(&self) -> anyhow::Result<Vec<i16>> {
+        let mut tx = self.database.begin().await?;
+        deliveries::look_up_by_key(&mut tx).await?;
+        let filled = outbox::list_filled_shards(&mut tx).await?;
+        tx.rollback().await?;
+        Ok(filled)
+    }
+}
+
+/// How many events to take next, so that about [`DELIVERIES_MAX`] deliveries come of them. Grows step by step.
+fn next_limit(batch: usize, limit: usize, relayed: Relayed) -> usize {
+    if relayed.events == 0 {
+        return limit;
+    }
+    let fanout = relayed.deliveries.div_ceil(relayed.events).max(1);
+    (DELIVERIES_MAX / fanout).clamp(1, batch).min(limit * 2)
+}
+
+/// Relays up to `limit` events of a shard in one transaction; nothing if another relay has the shard.
+pub async fn relay_shard(database: &Database, shard: i16, limit: usize) -> anyhow::Result<Relayed> {
+    let mut tx = database.begin().await?;
+    if !outbox::try_lock_shard(&mut tx, shard).await? {
+        tx.rollback().await?;
+        return Ok(Relayed::default());
+    }
+    let taken = outbox::take(&mut tx, shard, i64::try_from(limit)?).await?;
+    let (made, jobs) = plan(&taken)?;
+    deliveries::create_many(&mut tx, &made).await?;
+    tx.enqueue(&jobs).await?;
+    tx.commit().await?;
+    let relayed = Relayed { events: count_events(&taken), deliveries: made.len() };
+    metrics::counter!("outbox_relayed_events_total").increment(relayed.events as u64);
+    metrics::counter!("outbox_relayed_deliveries_total").increment(relayed.deliveries as u64);
+    Ok(relayed)
+}
+
+/// A delivery and its job for every endpoint that hears of a taken event.
+fn plan(taken: &[Taken]) -> anyhow::Result<(Vec<NewDelivery>, Vec<NewJob>)> {
+    let mut made = Vec::with_capacity(taken.len());
+    let mut jobs = Vec::with_capacity(taken.len());
+    for row in taken {
+        let Some(endpoint_id) = row.endpoint_id else { continue };
+        let delivery = NewDelivery {
+            account_id: row.account_id,
+            id: new_id(),
+            endpoint_id,
+            event_id: row.event_id,
+            kind: row.kind.clone(),
+        };
+        let payload = Deliver { account_id: row.account_id, delivery_id: delivery.id };
+        let job = NewJob::new(&payload, row.account_id.to_string())?.lane(endpoint_id.to_string());
+        jobs.push(if row.test { job.priority(TEST_PRIORITY) } else { job });
+        made.push(delivery);
+    }
+    Ok((made, jobs))
+}
+
+/// The rows of one event stand together.
+fn count_events(taken: &[Taken]) -> usize {
+    taken.chunk_by(|a, b| a.event_id == b.event_id).count()
+}
+
+/// Measures the outbox until `stop`.
+pub async fn watch_depth(database: Database, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let depth = async {
+            let mut conn = database.pool().acquire().await?;
+            outbox::depth(&mut conn).await
+        };
+        match depth.await {
+            Ok(depth) => {
+                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+                metrics::gauge!("outbox_events").set(depth.events as f64);
+                metrics::gauge!("outbox_oldest_seconds").set(depth.oldest.as_secs_f64());
+            }
+            Err(error) => tracing::debug!(%error, "the outbox was not measured"),
+        }
+        let _ = tokio::time::timeout(DEPTH_EVERY, stop.cancelled()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_with_many_endpoints_are_taken_in_smaller_batches() {
+        let relayed = |events, deliveries| Relayed { events, deliveries };
+        for (limit, last, expected) in [
+            (500, relayed(500, 500), 500),
+            (500, relayed(500, 0), 500),
+            (500, relayed(500, 5000), 500),
+            (500, relayed(500, 50_000), 50),
+            (500, relayed(1, 100_000), 1),
+            (50, relayed(50, 50), 100),
+            (50, relayed(0, 0), 50),
+        ] {
+            assert_eq!(next_limit(500, limit, last), expected, "{limit} {last:?}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The dispatcher against a real PostgreSQL and real HTTP servers.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it by panicking")]
+
+mod deliver;
+mod hostile;
+mod recovery;
+mod relay;
+mod support;

@@ -1,0 +1,295 @@
+//! What the tests of the dispatcher share: an account in a database of its own, receivers, and a running dispatcher.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::Parser;
+use dispatcher::DispatcherConfig;
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::json;
+use sha2::Sha256;
+use shared::{
+    Database,
+    config::BaseConfig,
+    db::{
+        deliveries,
+        endpoints::{self, Created, NewEndpoint},
+        outbox,
+        page::Page,
+    },
+    domain::{
+        delivery::{Delivery, DeliveryStatus},
+        endpoint::{new_secret, secret_place},
+    },
+    events::{EventType, NewEvent},
+    ids::new_id,
+    secrets::SecretKey,
+};
+use sqlx::PgPool;
+use testkit::TestDatabase;
+use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How long a test waits for what must happen.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// One account in a database of its own.
+pub struct Stage {
+    db: TestDatabase,
+    pub database: Database,
+    pub account_id: Uuid,
+    secret_key: String,
+}
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    base: BaseConfig,
+}
+
+impl Stage {
+    pub async fn set() -> Self {
+        let db =
+            TestDatabase::create_from("iris", async |pool: &PgPool| Ok(shared::db::migrate(pool).await?))
+                .await;
+        let database = Database::connect(db.url(), "test", 8).unwrap();
+        let account_id = new_id();
+        let stage = Self { db, database, account_id, secret_key: SecretKey::generate() };
+        stage.add_account(account_id).await;
+        stage
+    }
+
+    pub async fn add_account(&self, id: Uuid) {
+        sqlx::query("insert into accounts (id, name) values ($1, 'test')")
+            .bind(id)
+            .execute(self.pool())
+            .await
+            .unwrap();
+    }
+
+    pub fn pool(&self) -> &PgPool {
+        self.database.pool()
+    }
+
+    /// Registers an endpoint and returns its id and secret.
+    pub async fn endpoint_of(&self, account_id: Uuid, url: &str, events: &[EventType]) -> (Uuid, String) {
+        let (id, secret) = (new_id(), new_secret());
+        let key: SecretKey = self.secret_key.parse().unwrap();
+        let sealed_secret = &key.seal(&secret_place(id), &secret).unwrap();
+        let mut tx = self.database.begin().await.unwrap();
+        let new = NewEndpoint { id, url, events, description: None, sealed_secret };
+        let created = endpoints::create(&mut tx, account_id, &new).await.unwrap();
+        assert!(matches!(created, Created::Endpoint(endpoint) if endpoint.id == id));
+        tx.commit().await.unwrap();
+        (id, secret)
+    }
+
+    pub async fn endpoint(&self, url: &str, events: &[EventType]) -> (Uuid, String) {
+        self.endpoint_of(self.account_id, url, events).await
+    }
+
+    /// Appends `count` events of one resource, each with its number, and returns their ids.
+    pub async fn append(&self, kind: EventType, resource_id: Uuid, count: usize) -> Vec<Uuid> {
+        let events: Vec<NewEvent> = (0..count)
+            .map(|n| NewEvent::new(self.account_id, kind, resource_id, json!({ "id": resource_id, "n": n })))
+            .collect();
+        let mut tx = self.database.begin().await.unwrap();
+        let ids = outbox::append(&mut tx, &events).await.unwrap();
+        tx.commit().await.unwrap();
+        ids
+    }
+
+    /// Starts a dispatcher that may reach this machine.
+    pub fn dispatch(&self, config: DispatcherConfig) -> Dispatcher {
+        self.dispatch_with(config, "127.0.0.0/8", "5s")
+    }
+
+    pub fn dispatch_with(&self, config: DispatcherConfig, allow: &str, shutdown: &str) -> Dispatcher {
+        let settings = Settings::try_parse_from([
+            "test",
+            "--database-url",
+            self.db.url(),
+            "--secret-key",
+            &self.secret_key,
+            "--webhook-allow",
+            allow,
+            "--shutdown",
+            shutdown,
+            "--admin-addr",
+            "127.0.0.1:0",
+        ]);
+        let base = settings.unwrap_or_else(|error| panic!("{error}")).base;
+        let stop = CancellationToken::new();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let running = runtime.spawn(dispatcher::run(config, base, stop.clone()));
+        Dispatcher { runtime: Some(runtime), running, stop }
+    }
+
+    /// The deliveries to an endpoint, oldest first.
+    pub async fn deliveries(&self, endpoint_id: Uuid) -> Vec<Delivery> {
+        let mut conn = self.pool().acquire().await.unwrap();
+        let page = Page::first(10_000);
+        let mut rows = deliveries::list(&mut conn, self.account_id, endpoint_id, page).await.unwrap().rows;
+        rows.reverse();
+        rows
+    }
+
+    /// Waits until the deliveries to an endpoint are as wanted. The database has no signal for that.
+    pub async fn until(&self, endpoint_id: Uuid, wanted: impl Fn(&[Delivery]) -> bool) -> Vec<Delivery> {
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            let deliveries = self.deliveries(endpoint_id).await;
+            if wanted(&deliveries) {
+                return deliveries;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "not in time: {deliveries:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the only delivery to an endpoint has a status.
+    pub async fn until_status(&self, endpoint_id: Uuid, status: DeliveryStatus) -> Delivery {
+        self.until(endpoint_id, |all| all.len() == 1 && all[0].status == status).await.remove(0)
+    }
+
+    /// How many rows a query counts.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(self.pool()).await.unwrap()
+    }
+}
+
+/// A running dispatcher, on threads of its own.
+pub struct Dispatcher {
+    runtime: Option<tokio::runtime::Runtime>,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Dispatcher {
+    /// Stops it as SIGTERM does.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        (&mut self.running).await.unwrap().unwrap();
+    }
+
+    /// Ends it as kill -9 does, as far as that can be done to a part of a process: nothing of it runs on.
+    pub fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A request as a receiver got it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub path: String,
+    pub headers: HashMap<String, String>,
+    pub body: String,
+}
+
+impl Received {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// Verifies both signatures as a receiver would that knows only the documentation.
+    pub fn verify(&self, secret: &str) {
+        let hmac = |key: &[u8], text: String| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
+            mac.update(text.as_bytes());
+            mac.finalize().into_bytes().to_vec()
+        };
+        let timestamp = self.header("x-iris-timestamp");
+        let expected = hmac(secret.as_bytes(), format!("{timestamp}.{}", self.body));
+        assert_eq!(self.header("x-iris-signature"), hex::encode(expected));
+        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+        let id = self.header("webhook-id");
+        let signed = format!("{id}.{}.{}", self.header("webhook-timestamp"), self.body);
+        assert_eq!(self.header("webhook-signature"), format!("v1,{}", STANDARD.encode(hmac(&key, signed))));
+        assert_eq!(id, self.header("x-iris-delivery"));
+    }
+}
+
+/// A server that answers as it is told and tells what it got.
+pub struct Receiver {
+    pub url: String,
+    received: mpsc::UnboundedReceiver<Received>,
+    server: JoinHandle<()>,
+}
+
+impl Receiver {
+    /// `answer` is given the number of the request, from 1.
+    pub async fn start<F>(answer: impl Fn(usize) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+        let (sender, received) = mpsc::unbounded_channel();
+        let answer = Arc::new(answer);
+        let number = Arc::new(AtomicUsize::new(0));
+        let app = Router::new().fallback(move |request: Request| {
+            let (sender, answer, number) = (sender.clone(), answer.clone(), number.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+                let text = |value: &axum::http::HeaderValue| value.to_str().unwrap().to_owned();
+                let headers =
+                    parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+                let body = String::from_utf8(body.to_vec()).unwrap();
+                let received = Received { path: parts.uri.path().to_owned(), headers, body };
+                let _ = sender.send(received);
+                answer(number.fetch_add(1, Ordering::SeqCst) + 1).await
+            }
+        });
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self { url, received, server }
+    }
+
+    /// Answers with the statuses in turn, the last one for ever.
+    pub async fn answering(statuses: &'static [u16]) -> Self {
+        Self::start(move |number| async move {
+            let status = statuses[(number - 1).min(statuses.len() - 1)];
+            Response::builder().status(status).body(Body::from(format!("answer {number}"))).unwrap()
+        })
+        .await
+    }
+
+    /// The next request.
+    pub async fn next(&mut self) -> Received {
+        tokio::time::timeout(SOON, self.received.recv()).await.expect("a request in time").expect("a server")
+    }
+
+    /// What was received and not yet looked at.
+    pub fn rest(&mut self) -> Vec<Received> {
+        std::iter::from_fn(|| self.received.try_recv().ok()).collect()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Settings whose retries come soon.
+pub fn hasty() -> DispatcherConfig {
+    DispatcherConfig { webhook_retries: "50ms,50ms,50ms".parse().unwrap(), ..DispatcherConfig::default() }
+}

@@ -1,0 +1,252 @@
+//! The commands and their settings. A setting is a variable of the environment or an option, and its doc comment is its
+//! documentation.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, anyhow};
+use api::ApiConfig;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use dispatcher::DispatcherConfig;
+use shared::{config::BaseConfig, telemetry::LogConfig};
+use worker::WorkerConfig;
+
+use crate::local::{Local, PRIVATE};
+
+/// A self-hosted outreach engine: campaigns by API, durable jobs, signed webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "iris", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Plays one whole campaign against a simulated outside and checks that every count adds up.
+    Demo(demo::Options),
+    /// Runs all roles and the simulated outside in this terminal.
+    Up(Box<Up>),
+    /// Runs the HTTP API.
+    Api(Box<Api>),
+    /// Runs the worker: discover, draft, send, follow up.
+    Worker(Box<Worker>),
+    /// Runs the dispatcher: events to signed webhooks.
+    Dispatcher(Box<Dispatcher>),
+    /// Brings the database's schema up to date.
+    Migrate(Migrate),
+    /// The operator's keys.
+    Keys(Keys),
+    /// The directory of venues that discovery searches.
+    Places(Places),
+}
+
+use crate::demo;
+
+/// All roles in one process.
+#[derive(Debug, Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub api: ApiConfig,
+    #[command(flatten)]
+    pub worker: WorkerConfig,
+    #[command(flatten)]
+    pub dispatcher: DispatcherConfig,
+    #[command(flatten)]
+    pub base: BaseConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// The API role.
+#[derive(Debug, Args)]
+pub struct Api {
+    #[command(flatten)]
+    pub api: ApiConfig,
+    #[command(flatten)]
+    pub base: BaseConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// The worker role.
+#[derive(Debug, Args)]
+pub struct Worker {
+    #[command(flatten)]
+    pub worker: WorkerConfig,
+    #[command(flatten)]
+    pub base: BaseConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// The dispatcher role.
+#[derive(Debug, Args)]
+pub struct Dispatcher {
+    #[command(flatten)]
+    pub dispatcher: DispatcherConfig,
+    #[command(flatten)]
+    pub base: BaseConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// Where the database is.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// The PostgreSQL database, as a URL. Without it iris starts a private one in IRIS_HOME.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// The schema.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// The operator's keys.
+#[derive(Debug, Args)]
+pub struct Keys {
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+/// What is done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Makes the first account and its first admin key, and prints the key once. Does nothing when a key is live.
+    Bootstrap(Where),
+}
+
+/// The venues.
+#[derive(Debug, Args)]
+pub struct Places {
+    #[command(subcommand)]
+    pub command: PlacesCommand,
+}
+
+/// What is done with venues.
+#[derive(Debug, Subcommand)]
+pub enum PlacesCommand {
+    /// Loads venues from a CSV file; a venue with a known id is replaced.
+    Load {
+        /// The file, with the columns of world/data/places.csv.
+        file: PathBuf,
+        #[command(flatten)]
+        place: Where,
+    },
+}
+
+impl Command {
+    /// How this command logs.
+    pub fn log(&self) -> &LogConfig {
+        match self {
+            Self::Demo(options) => &options.log,
+            Self::Up(config) => &config.log,
+            Self::Api(config) => &config.log,
+            Self::Worker(config) => &config.log,
+            Self::Dispatcher(config) => &config.log,
+            Self::Migrate(config) => &config.place.log,
+            Self::Keys(Keys { command: KeysCommand::Bootstrap(place) })
+            | Self::Places(Places { command: PlacesCommand::Load { place, .. } }) => &place.log,
+        }
+    }
+}
+
+/// What the command line asks for.
+pub enum Parsed {
+    /// A command to be run; with what iris brings along when it is given no database.
+    Run(Box<Command>, Option<Local>),
+    /// Help or the version was printed.
+    Answered(ExitCode),
+}
+
+/// Reads the command line and the environment. Without a DATABASE_URL, the database and the key that seals secrets are
+/// those of IRIS_HOME.
+pub fn parse() -> anyhow::Result<Parsed> {
+    let given = std::env::var_os("DATABASE_URL").is_some()
+        || std::env::args().any(|arg| arg == "--database-url" || arg.starts_with("--database-url="));
+    let local = if given { None } else { Some(Local::find()?) };
+    let mut definition = Cli::command();
+    if let Some(local) = &local {
+        let key = local.secret_key()?;
+        definition = with_defaults(definition, &[("database_url", PRIVATE), ("secret_key", &key)]);
+    }
+    let parsed = definition.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(cli) => Ok(Parsed::Run(Box::new(cli.command), local)),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            error.print().context("the help cannot be printed")?;
+            Ok(Parsed::Answered(ExitCode::SUCCESS))
+        }
+        Err(error) => Err(anyhow!("{}", one_line(&error))),
+    }
+}
+
+/// Gives the settings of all subcommands defaults that are known only now.
+fn with_defaults(command: clap::Command, defaults: &[(&str, &str)]) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let default = defaults.iter().find(|(name, _)| arg.get_id().as_str() == *name);
+        match default {
+            Some((_, value)) => {
+                arg.required(false).default_value((*value).to_owned()).hide_default_value(true)
+            }
+            None => arg,
+        }
+    });
+    command.mut_subcommands(|subcommand| with_defaults(subcommand, defaults))
+}
+
+/// What is wrong and where, in one line: the parser's first paragraph, with the variable behind an option's name.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let paragraph: Vec<&str> =
+        text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
+    let mut line = paragraph.join(" ").trim_start_matches("error: ").to_owned();
+    if let Some(clap::error::ContextValue::String(argument)) = error.get(clap::error::ContextKind::InvalidArg)
+        && let Some(variable) = variable_of(argument)
+    {
+        line = format!("{variable}: {line}");
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        "name a command; `iris --help` lists them".clone_into(&mut line);
+    }
+    line
+}
+
+/// The variable of the environment that sets an option, written as in an error: `--smtp-url <SMTP_URL>`.
+fn variable_of(argument: &str) -> Option<String> {
+    let option = argument.trim_start_matches("--").split([' ', '=']).next()?.to_owned();
+    let find = |command: &clap::Command| {
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&option))?;
+        arg.get_env().map(|variable| variable.to_string_lossy().into_owned())
+    };
+    let definition = Cli::command();
+    definition
+        .get_subcommands()
+        .flat_map(|command| std::iter::once(command).chain(command.get_subcommands()))
+        .find_map(find)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_variable_in_one_line() {
+        let error = Cli::command()
+            .try_get_matches_from(["iris", "migrate", "--database-url", "x", "--log-format", "xml"])
+            .unwrap_err();
+        let line = one_line(&error);
+        assert!(line.starts_with("IRIS_LOG_FORMAT: "), "{line}");
+        assert!(!line.contains('\n'), "{line}");
+    }
+}

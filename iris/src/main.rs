@@ -1,0 +1,53 @@
+//! The iris binary: every role, the operator commands and the demo.
+//!
+//! `cli.rs` lists the commands and their settings, `local.rs` is what iris brings along when it is given no database,
+//! `up.rs` runs everything in one process, and `demo/` plays one whole campaign against the simulated outside and
+//! judges it. Start reading at [`main`].
+
+mod cli;
+mod demo;
+mod local;
+mod places;
+mod roles;
+mod up;
+mod world;
+
+use std::process::ExitCode;
+
+use cli::Command;
+
+fn main() -> ExitCode {
+    // What was asked for goes to stdout, everything else to stderr, and a failure is one line.
+    match start() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("iris: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<ExitCode> {
+    let (command, local) = match cli::parse()? {
+        cli::Parsed::Run(command, local) => (*command, local),
+        cli::Parsed::Answered(code) => return Ok(code),
+    };
+    shared::telemetry::init_log(command.log())?;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(command, local))
+}
+
+async fn run(command: Command, local: Option<local::Local>) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Demo(options) => return demo::run(options, local).await,
+        Command::Up(config) => up::run(*config, local).await?,
+        Command::Api(config) => roles::api(*config, local).await?,
+        Command::Worker(config) => roles::worker(*config, local).await?,
+        Command::Dispatcher(config) => roles::dispatcher(*config, local).await?,
+        Command::Migrate(config) => roles::migrate(config, local).await?,
+        Command::Keys(config) => roles::keys(config, local).await?,
+        Command::Places(config) => roles::places(config, local).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

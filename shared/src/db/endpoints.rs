@@ -1,0 +1,269 @@
+//! Endpoints, and what their deliveries taught about them.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::page::{Page, Rows};
+use crate::{
+    domain::endpoint::{ENDPOINTS_MAX, Endpoint, IN_FLIGHT_MAX},
+    events::EventType,
+    jobs::Deliver,
+};
+
+/// An endpoint to be registered.
+#[derive(Debug)]
+pub struct NewEndpoint<'a> {
+    /// Its id, made by the caller, who seals the secret for its place.
+    pub id: Uuid,
+    /// Its URL, checked by [`endpoint_url::parse`](crate::domain::endpoint_url::parse).
+    pub url: &'a str,
+    /// The event types it hears of.
+    pub events: &'a [EventType],
+    /// What its owner says about it.
+    pub description: Option<&'a str>,
+    /// Its secret, sealed for [`secret_place`](crate::domain::endpoint::secret_place).
+    pub sealed_secret: &'a [u8],
+}
+
+/// What asking for a new endpoint led to.
+#[derive(Debug)]
+pub enum Created {
+    /// It is registered.
+    Endpoint(Box<Endpoint>),
+    /// The account has [`ENDPOINTS_MAX`] endpoints.
+    LimitReached,
+}
+
+/// Changes to an endpoint; what is `None` stays.
+#[derive(Debug, Default)]
+pub struct EndpointPatch<'a> {
+    /// A new URL, checked.
+    pub url: Option<&'a str>,
+    /// New event types.
+    pub events: Option<&'a [EventType]>,
+    /// Whether deliveries are made.
+    pub enabled: Option<bool>,
+    /// A new description, or none.
+    pub description: Option<Option<&'a str>>,
+}
+
+/// The public form, from `endpoints e` and `endpoint_health h`.
+macro_rules! select_endpoints {
+    ($rest:literal) => {
+        concat!(
+            "select e.id, e.url, e.events, e.enabled, e.description, e.rate_limit, e.ordered, e.headers, e.created_at,
+                h.last_success_at, h.failing_since, e.disabled_reason
+             from endpoints e
+             left join endpoint_health h on h.account_id = e.account_id and h.endpoint_id = e.id
+             where e.account_id = $1 and e.deleted_at is null ",
+            $rest
+        )
+    };
+}
+
+/// Registers an endpoint and caps its lane. The account's row is locked while its endpoints are counted.
+pub async fn create(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    new: &NewEndpoint<'_>,
+) -> Result<Created, queue::Error> {
+    // Two statements: the second one's snapshot is taken after the lock, and so sees the endpoints made before it.
+    sqlx::query("select from accounts where id = $1 for no key update")
+        .bind(account_id)
+        .execute(&mut *conn)
+        .await?;
+    if count(conn, account_id).await? >= ENDPOINTS_MAX {
+        return Ok(Created::LimitReached);
+    }
+    sqlx::query(
+        "insert into endpoints (account_id, id, url, events, description, secret) values ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(account_id)
+    .bind(new.id)
+    .bind(new.url)
+    .bind(names(new.events))
+    .bind(new.description)
+    .bind(new.sealed_secret)
+    .execute(&mut *conn)
+    .await?;
+    let limits = queue::lanes::Limits { cap: Some(IN_FLIGHT_MAX), per_second: None };
+    queue::lanes::limit(conn, <Deliver as queue::JobKind>::QUEUE, &new.id.to_string(), limits).await?;
+    let endpoint = find(conn, account_id, new.id).await?.ok_or(sqlx::Error::RowNotFound)?;
+    Ok(Created::Endpoint(Box::new(endpoint)))
+}
+
+/// The endpoints of an account, newest first.
+pub async fn list(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    page: Page,
+) -> Result<Rows<Endpoint>, sqlx::Error> {
+    let rows = sqlx::query_as(select_endpoints!(
+        "and ($2::uuid is null or e.id < $2) order by e.id desc offset $3 limit $4"
+    ))
+    .bind(account_id)
+    .bind(page.after)
+    .bind(page.offset)
+    .bind(page.fetch())
+    .fetch_all(conn)
+    .await?;
+    Ok(Rows::cut(rows, &page, |endpoint: &Endpoint| endpoint.id))
+}
+
+/// How many endpoints [`list`] goes through.
+pub async fn count(conn: &mut PgConnection, account_id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from endpoints where account_id = $1 and deleted_at is null")
+        .bind(account_id)
+        .fetch_one(conn)
+        .await
+}
+
+/// An endpoint, if the account has it.
+pub async fn find(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Endpoint>, sqlx::Error> {
+    sqlx::query_as(select_endpoints!("and e.id = $2")).bind(account_id).bind(id).fetch_optional(conn).await
+}
+
+/// Changes an endpoint. Enabling it forgets why it was disabled and what failed before. `None`: the account has no
+/// such endpoint.
+pub async fn update(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    patch: &EndpointPatch<'_>,
+) -> Result<Option<Endpoint>, sqlx::Error> {
+    sqlx::query(
+        "with changed as (
+            update endpoints set url = coalesce($3, url), events = coalesce($4, events),
+                enabled = coalesce($5, enabled), description = case when $6 then $7 else description end,
+                disabled_reason = case when $5 then null else disabled_reason end, updated_at = now()
+            where account_id = $1 and id = $2 and deleted_at is null
+            returning account_id, id
+        )
+        update endpoint_health h set consecutive_failures = 0, failing_since = null
+        from changed c where $5 and h.account_id = c.account_id and h.endpoint_id = c.id",
+    )
+    .bind(account_id)
+    .bind(id)
+    .bind(patch.url)
+    .bind(patch.events.map(names))
+    .bind(patch.enabled)
+    .bind(patch.description.is_some())
+    .bind(patch.description.flatten())
+    .execute(&mut *conn)
+    .await?;
+    find(conn, account_id, id).await
+}
+
+/// Deletes an endpoint softly: what waits for it is cancelled when its turn comes. `None`: the account has no such
+/// endpoint.
+pub async fn delete(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Endpoint>, queue::Error> {
+    let Some(endpoint) = find(conn, account_id, id).await? else {
+        return Ok(None);
+    };
+    let deleted = sqlx::query(
+        "update endpoints set deleted_at = now(), enabled = false, updated_at = now()
+         where account_id = $1 and id = $2 and deleted_at is null",
+    )
+    .bind(account_id)
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
+    if deleted.rows_affected() == 0 {
+        return Ok(None);
+    }
+    queue::lanes::remove(conn, <Deliver as queue::JobKind>::QUEUE, &id.to_string()).await?;
+    Ok(Some(Endpoint { enabled: false, ..endpoint }))
+}
+
+/// What a batch of attempts taught about one endpoint.
+#[derive(Debug, Clone)]
+pub struct HealthChange {
+    /// The account.
+    pub account_id: Uuid,
+    /// The endpoint.
+    pub endpoint_id: Uuid,
+    /// Whether any attempt of the batch succeeded.
+    pub succeeded: bool,
+    /// How many attempts failed after the last one that succeeded, or in all.
+    pub failures: i32,
+    /// When the first of those began.
+    pub failing_since: Option<DateTime<Utc>>,
+}
+
+/// Records what attempts taught. One change per endpoint. An endpoint that goes on succeeding is written at most once
+/// a second; rows are locked in the order of their keys, so that dispatchers and relays never deadlock.
+pub async fn record_health(conn: &mut PgConnection, changes: &[HealthChange]) -> Result<(), sqlx::Error> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "with seen as materialized (
+            select * from unnest($1::uuid[], $2::uuid[], $3::bool[], $4::int4[], $5::timestamptz[])
+                as t(account_id, endpoint_id, succeeded, failures, failing_since)
+        ), due as materialized (
+            select h.account_id, h.endpoint_id
+            from seen s join endpoint_health h on h.account_id = s.account_id and h.endpoint_id = s.endpoint_id
+            where s.failures > 0 or h.consecutive_failures > 0 or h.failing_since is not null
+                or h.last_success_at is null or h.last_success_at < now() - interval '1 second'
+            order by h.account_id, h.endpoint_id for no key update of h
+        )
+        update endpoint_health h
+        set consecutive_failures = case when s.succeeded then s.failures else h.consecutive_failures + s.failures end,
+            failing_since = case when s.failures = 0 then null when s.succeeded then s.failing_since
+                else coalesce(h.failing_since, s.failing_since) end,
+            last_success_at = case when s.succeeded then now() else h.last_success_at end
+        from due d join seen s on s.account_id = d.account_id and s.endpoint_id = d.endpoint_id
+        where h.account_id = d.account_id and h.endpoint_id = d.endpoint_id",
+    )
+    .bind(changes.iter().map(|c| c.account_id).collect::<Vec<_>>())
+    .bind(changes.iter().map(|c| c.endpoint_id).collect::<Vec<_>>())
+    .bind(changes.iter().map(|c| c.succeeded).collect::<Vec<_>>())
+    .bind(changes.iter().map(|c| c.failures).collect::<Vec<_>>())
+    .bind(changes.iter().map(|c| c.failing_since).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Disables the endpoints of exhausted deliveries whose every attempt was answered with 410 Gone. Takes (account,
+/// endpoint, delivery) and returns the endpoints it disabled.
+pub async fn disable_gone(
+    conn: &mut PgConnection,
+    exhausted: &[(Uuid, Uuid, Uuid)],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    if exhausted.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(
+        "with gone as materialized (
+            select e.account_id, e.id
+            from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as t(account_id, endpoint_id, delivery_id)
+            join endpoints e on e.account_id = t.account_id and e.id = t.endpoint_id
+            where e.enabled and not exists (
+                select from attempts a where a.account_id = t.account_id and a.delivery_id = t.delivery_id
+                    and a.status_code is distinct from 410)
+            order by e.account_id, e.id for no key update of e
+        )
+        update endpoints e set enabled = false, disabled_reason = 'gone', updated_at = now()
+        from gone g where e.account_id = g.account_id and e.id = g.id
+        returning e.id",
+    )
+    .bind(exhausted.iter().map(|(account_id, _, _)| *account_id).collect::<Vec<_>>())
+    .bind(exhausted.iter().map(|(_, endpoint_id, _)| *endpoint_id).collect::<Vec<_>>())
+    .bind(exhausted.iter().map(|(_, _, delivery_id)| *delivery_id).collect::<Vec<_>>())
+    .fetch_all(conn)
+    .await
+}
+
+fn names(events: &[EventType]) -> Vec<&'static str> {
+    events.iter().map(|kind| kind.as_str()).collect()
+}

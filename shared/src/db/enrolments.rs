@@ -1,0 +1,407 @@
+//! Enrolments: the passages of contacts through campaigns. Many are always locked in the order of their ids.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::domain::{
+    Channel,
+    enrolment::{Enrolment, StopReason},
+};
+
+/// The columns of an [`Enrolment`].
+macro_rules! columns {
+    () => {
+        "account_id, id, campaign_id, contact_id, conversation_id, channel, channel_account_id, status, stop_reason,
+         order_number, replied_order, started_at, last_sent_at, last_sent_step, created_at, updated_at, ended_at"
+    };
+}
+
+/// Lists contacts in a campaign: those that exist and may be written to. One that is in it already stays as it is.
+/// `ids` are the new rows' ids. Returns the contacts that were added.
+pub async fn insert_listed(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    ids: &[Uuid],
+    contact_ids: &[Uuid],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "insert into enrolments (account_id, id, campaign_id, contact_id)
+         select $1, t.id, $2, t.contact_id
+         from unnest($3::uuid[], $4::uuid[]) as t(id, contact_id)
+         join contacts c on c.account_id = $1 and c.id = t.contact_id
+         where c.deleted_at is null and c.status <> 'unsubscribed'
+            and not is_suppressed($1, c.email, c.instagram_handle, c.twitter_user_id, c.twitter_handle)
+         order by t.contact_id
+         on conflict (account_id, campaign_id, contact_id) do nothing
+         returning contact_id",
+    )
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(ids)
+    .bind(contact_ids)
+    .fetch_all(conn)
+    .await
+}
+
+/// How many contacts a campaign has, in whatever state.
+pub async fn count(conn: &mut PgConnection, account_id: Uuid, campaign_id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from enrolments where account_id = $1 and campaign_id = $2")
+        .bind(account_id)
+        .bind(campaign_id)
+        .fetch_one(conn)
+        .await
+}
+
+/// A listed enrolment with what was chosen for it.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct Choice {
+    /// The enrolment.
+    pub id: Uuid,
+    /// Its contact.
+    pub contact_id: Uuid,
+    /// The first of the campaign's channels on which the contact has an address and the account an account.
+    pub channel: Option<Channel>,
+    /// The account on that channel with the least load.
+    pub channel_account_id: Option<Uuid>,
+    /// Why it cannot start.
+    pub stop_reason: Option<StopReason>,
+}
+
+/// Locks up to `limit` listed enrolments of a campaign and chooses channel and mailbox for each. The load of a mailbox
+/// is the number of its active enrolments; the new ones fill the least loaded first, as water does. A paused mailbox is
+/// chosen only when its channel has no connected one: what it is to send waits.
+pub async fn choose_listed(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    channels: &[Channel],
+    limit: i64,
+) -> Result<Vec<Choice>, sqlx::Error> {
+    sqlx::query_as(
+        "with listed as materialized (
+            select id, contact_id from enrolments
+            where account_id = $1 and campaign_id = $2 and status = 'listed'
+            order by id limit $4 for no key update
+        ), accounts as materialized (
+            select a.id, a.channel, (select count(*) from enrolments e
+                where e.account_id = $1 and e.channel_account_id = a.id and e.status = 'active') as load
+            from channel_accounts a
+            where a.account_id = $1 and (a.status = 'connected' or (a.status = 'paused' and not exists (
+                select 1 from channel_accounts o
+                where o.account_id = $1 and o.channel = a.channel and o.status = 'connected')))
+        ), judged as materialized (
+            select l.id, l.contact_id,
+                case when c.deleted_at is not null then 'contact_deleted'
+                    when c.status = 'unsubscribed' or is_suppressed($1, c.email, c.instagram_handle,
+                        c.twitter_user_id, c.twitter_handle) then 'suppressed' end as refused,
+                (select u.channel from unnest($3::text[]) with ordinality as u(channel, n)
+                 where case u.channel when 'email' then c.email is not null
+                        when 'instagram' then c.instagram_handle is not null
+                        else coalesce(c.twitter_user_id, c.twitter_handle) is not null end
+                    and u.channel in (select a.channel from accounts a)
+                 order by u.n limit 1) as channel
+            from listed l join contacts c on c.account_id = $1 and c.id = l.contact_id
+        ), numbered as (
+            select j.*, row_number() over (partition by j.channel order by j.id) as n
+            from judged j where j.refused is null and j.channel is not null
+        ), slots as (
+            select a.id, a.channel, row_number() over (partition by a.channel order by a.load + k, a.id) as n
+            from accounts a, generate_series(0, (select count(*) from listed) - 1) as k
+        )
+        select j.id, j.contact_id, n.channel, s.id as channel_account_id,
+            case when j.refused is not null then j.refused when n.id is null then 'no_channel' end as stop_reason
+        from judged j
+        left join numbered n on n.id = j.id
+        left join slots s on s.channel = n.channel and s.n = n.n
+        order by j.id",
+    )
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(channels)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// Starts locked enrolments: active, with conversation, channel and mailbox.
+pub async fn record_started(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    ids: &[Uuid],
+    conversation_ids: &[Uuid],
+    channels: &[Channel],
+    channel_account_ids: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update enrolments e set status = 'active', conversation_id = t.conversation_id, channel = t.channel,
+            channel_account_id = t.channel_account_id, updated_at = now()
+         from unnest($2::uuid[], $3::uuid[], $4::text[], $5::uuid[])
+            as t(id, conversation_id, channel, channel_account_id)
+         where e.account_id = $1 and e.id = t.id and e.status = 'listed'",
+    )
+    .bind(account_id)
+    .bind(ids)
+    .bind(conversation_ids)
+    .bind(channels)
+    .bind(channel_account_ids)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Stops locked enrolments that are listed or active, each for its reason. Returns those that were stopped.
+pub async fn record_stopped(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    ids: &[Uuid],
+    reasons: &[StopReason],
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "update enrolments e set status = 'stopped', stop_reason = t.reason, ended_at = now(), updated_at = now()
+         from unnest($2::uuid[], $3::text[]) as t(id, reason)
+         where e.account_id = $1 and e.id = t.id and e.status in ('listed', 'active')
+         returning e.id",
+    )
+    .bind(account_id)
+    .bind(ids)
+    .bind(reasons)
+    .fetch_all(conn)
+    .await
+}
+
+/// Notes on a locked enrolment that was stopped by a reply that a later one asked to stop.
+pub async fn record_opted_out(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update enrolments set stop_reason = 'opted_out', updated_at = now()
+         where account_id = $1 and id = $2 and status = 'stopped' and stop_reason = 'replied'",
+    )
+    .bind(account_id)
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Finishes locked enrolments whose last step is done.
+pub async fn record_finished(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    ids: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update enrolments set status = 'finished', ended_at = now(), updated_at = now()
+         where account_id = $1 and id = any ($2) and status = 'active'",
+    )
+    .bind(account_id)
+    .bind(ids)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// An enrolment.
+pub async fn find(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!("select ", columns!(), " from enrolments where account_id = $1 and id = $2"))
+        .bind(account_id)
+        .bind(id)
+        .fetch_optional(conn)
+        .await
+}
+
+/// Locks an enrolment.
+pub async fn lock(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from enrolments where account_id = $1 and id = $2 for no key update"
+    ))
+    .bind(account_id)
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// The enrolment of a contact in a campaign.
+pub async fn find_of_contact(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    contact_id: Uuid,
+) -> Result<Option<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from enrolments where account_id = $1 and campaign_id = $2 and contact_id = $3"
+    ))
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(contact_id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Locks the enrolment of a contact in a campaign.
+pub async fn lock_of_contact(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    contact_id: Uuid,
+) -> Result<Option<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from enrolments where account_id = $1 and campaign_id = $2 and contact_id = $3 for no key update"
+    ))
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(contact_id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Locks the enrolments whose steps these messages are.
+pub async fn lock_of_messages(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    message_ids: &[Uuid],
+) -> Result<Vec<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from enrolments
+         where account_id = $1 and id in (
+            select enrolment_id from messages where account_id = $1 and id = any ($2))
+         order by id for no key update"
+    ))
+    .bind(account_id)
+    .bind(message_ids)
+    .fetch_all(conn)
+    .await
+}
+
+/// Locks the enrolments of a campaign that have not ended.
+pub async fn lock_unfinished(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select id from enrolments
+         where account_id = $1 and campaign_id = $2 and status in ('listed', 'active')
+         order by id for no key update",
+    )
+    .bind(account_id)
+    .bind(campaign_id)
+    .fetch_all(conn)
+    .await
+}
+
+/// Locks the enrolments of contacts that have not ended, in all campaigns.
+pub async fn lock_unfinished_of_contacts(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    contact_ids: &[Uuid],
+) -> Result<Vec<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from enrolments
+         where account_id = $1 and contact_id = any ($2) and status in ('listed', 'active')
+         order by id for no key update"
+    ))
+    .bind(account_id)
+    .bind(contact_ids)
+    .fetch_all(conn)
+    .await
+}
+
+/// Locks an enrolment and takes the next order number under its lock, for a sending mark: None when it is not active
+/// or a reply was stored. Waits for a transaction that stores one.
+pub async fn take_order(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar(
+        "update enrolments set order_number = order_number + 1
+         where account_id = $1 and id = $2 and status = 'active' and replied_order is null
+         returning order_number",
+    )
+    .bind(account_id)
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Takes the next order number of a locked enrolment for an inbound message. The first reply's is remembered: what was
+/// marked before it has crossed, and nothing is marked after it.
+pub async fn record_inbound(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    is_reply: bool,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "update enrolments set order_number = order_number + 1, updated_at = now(),
+            replied_order = case when $3 then coalesce(replied_order, order_number + 1) else replied_order end
+         where account_id = $1 and id = $2 returning order_number",
+    )
+    .bind(account_id)
+    .bind(id)
+    .bind(is_reply)
+    .fetch_one(conn)
+    .await
+}
+
+/// Notes on a locked enrolment that a step was sent, or may have been. The days begin with the first.
+pub async fn record_sent(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    step: i32,
+    sent_at: DateTime<Utc>,
+) -> Result<Enrolment, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "update enrolments set started_at = coalesce(started_at, $4), last_sent_at = $4, last_sent_step = $3,
+            updated_at = now()
+         where account_id = $1 and id = $2 returning ",
+        columns!()
+    ))
+    .bind(account_id)
+    .bind(id)
+    .bind(step)
+    .bind(sent_at)
+    .fetch_one(conn)
+    .await
+}
+
+/// Notes on locked enrolments that a step was rejected: the days begin now if they had not begun.
+pub async fn record_skipped(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    ids: &[Uuid],
+) -> Result<Vec<Enrolment>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "update enrolments set started_at = coalesce(started_at, now()), updated_at = now()
+         where account_id = $1 and id = any ($2) returning ",
+        columns!()
+    ))
+    .bind(account_id)
+    .bind(ids)
+    .fetch_all(conn)
+    .await
+}

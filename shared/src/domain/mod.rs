@@ -1,0 +1,24 @@
+//! What words mean and which changes are allowed. Pure: no database, no network, no clock but the one handed in.
+
+pub mod address;
+pub mod campaign;
+pub mod changes;
+pub mod channel;
+pub mod contact;
+pub mod conversation;
+pub mod delivery;
+pub mod discovery;
+pub mod endpoint;
+pub mod endpoint_url;
+pub mod enrolment;
+pub mod field;
+pub mod message;
+pub mod reply;
+pub mod schedule;
+pub mod send_window;
+pub mod template;
+mod text_enum;
+
+pub use channel::Channel;
+pub use field::FieldError;
+pub(crate) use text_enum::text_enum;

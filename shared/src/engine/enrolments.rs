@@ -1,0 +1,148 @@
+//! How contacts get into a campaign and start their passage through it.
+
+use queue::NewJob;
+use uuid::Uuid;
+
+use super::{EngineError, sequence};
+use crate::{
+    Tx,
+    db::{self, enrolments::Choice, outbox},
+    domain::{
+        Channel,
+        campaign::{Campaign, CampaignStatus},
+        enrolment::{EnrolmentStatus, StopReason},
+    },
+    events::{EventType, NewEvent},
+    ids::new_id,
+    jobs::{self, enrolment_group},
+};
+
+/// How many enrolments are started, events appended and jobs enqueued by one statement.
+const CHUNK: i64 = 1000;
+
+/// Adds contacts to a campaign whose row the caller holds, at least shared: listed while it is a draft or paused, started
+/// at once while it is active. Contacts that are deleted or never to be written to are skipped, those that are in it
+/// already stay as they are. Returns how many were added.
+pub async fn add_to_campaign(
+    tx: &mut Tx,
+    campaign: &Campaign,
+    contact_ids: &[Uuid],
+) -> Result<u64, EngineError> {
+    match campaign.status {
+        CampaignStatus::Draft | CampaignStatus::Active | CampaignStatus::Paused => {}
+        CampaignStatus::Completed | CampaignStatus::Deleted => {
+            return Err(EngineError::Conflict(format!(
+                "a campaign that is {} takes no contacts",
+                campaign.status
+            )));
+        }
+    }
+    let ids: Vec<Uuid> = contact_ids.iter().map(|_| new_id()).collect();
+    let added =
+        db::enrolments::insert_listed(tx, campaign.account_id, campaign.id, &ids, contact_ids).await?;
+    if campaign.status == CampaignStatus::Active && !added.is_empty() {
+        start_listed(tx, campaign).await?;
+    }
+    Ok(u64::try_from(added.len()).unwrap_or(u64::MAX))
+}
+
+/// Starts the listed enrolments of a campaign whose row the caller holds: each gets its conversation, channel and
+/// mailbox, and the job that drafts its first message. One that cannot start is stopped: its contact was deleted, is
+/// suppressed, or has no address on a channel on which the account can send. Returns how many started.
+pub async fn start_listed(tx: &mut Tx, campaign: &Campaign) -> Result<u64, EngineError> {
+    let mut started = 0;
+    loop {
+        let choices = db::enrolments::choose_listed(
+            tx,
+            campaign.account_id,
+            campaign.id,
+            &campaign.outreach_channels,
+            CHUNK,
+        )
+        .await?;
+        if choices.is_empty() {
+            return Ok(started);
+        }
+        started += start_chunk(tx, campaign, &choices).await?;
+    }
+}
+
+async fn start_chunk(tx: &mut Tx, campaign: &Campaign, choices: &[Choice]) -> Result<u64, EngineError> {
+    let account_id = campaign.account_id;
+    let mut starting: Vec<(&Choice, Channel, Uuid)> = Vec::with_capacity(choices.len());
+    let (mut refused, mut reasons) = (Vec::new(), Vec::new());
+    for choice in choices {
+        match (choice.stop_reason, choice.channel, choice.channel_account_id) {
+            (None, Some(channel), Some(mailbox)) => starting.push((choice, channel, mailbox)),
+            (reason, ..) => {
+                refused.push(choice.id);
+                reasons.push(reason.unwrap_or(StopReason::NoChannel));
+            }
+        }
+    }
+    db::enrolments::record_stopped(tx, account_id, &refused, &reasons).await?;
+    if starting.is_empty() {
+        return Ok(0);
+    }
+
+    let ids: Vec<Uuid> = starting.iter().map(|(choice, ..)| choice.id).collect();
+    let conversation_ids = converse(tx, campaign, &starting).await?;
+    let channels: Vec<Channel> = starting.iter().map(|(_, channel, _)| *channel).collect();
+    let mailboxes: Vec<Uuid> = starting.iter().map(|(.., mailbox)| *mailbox).collect();
+    db::enrolments::record_started(tx, account_id, &ids, &conversation_ids, &channels, &mailboxes).await?;
+
+    let drafts = ids
+        .iter()
+        .map(|id| {
+            let payload = jobs::Draft { account_id, enrolment_id: *id, step: 0 };
+            Ok(NewJob::new(&payload, account_id.to_string())?.group(enrolment_group(campaign.id, *id)))
+        })
+        .collect::<Result<Vec<_>, EngineError>>()?;
+    tx.enqueue(&drafts).await?;
+    Ok(u64::try_from(ids.len()).unwrap_or(u64::MAX))
+}
+
+/// Makes the conversations of starting enrolments and returns their ids in the same order.
+async fn converse(
+    tx: &mut Tx,
+    campaign: &Campaign,
+    starting: &[(&Choice, Channel, Uuid)],
+) -> Result<Vec<Uuid>, EngineError> {
+    let new_ids: Vec<Uuid> = starting.iter().map(|_| new_id()).collect();
+    let contact_ids: Vec<Uuid> = starting.iter().map(|(choice, ..)| choice.contact_id).collect();
+    let conversations =
+        db::conversations::insert_many(tx, campaign.account_id, campaign.id, &new_ids, &contact_ids).await?;
+    let by_contact: std::collections::HashMap<Uuid, Uuid> =
+        conversations.iter().map(|conversation| (conversation.contact_id, conversation.id)).collect();
+    let new: std::collections::HashSet<&Uuid> = new_ids.iter().collect();
+    let events: Vec<NewEvent> = conversations
+        .iter()
+        .filter(|conversation| new.contains(&conversation.id))
+        .map(|conversation| {
+            NewEvent::new(
+                campaign.account_id,
+                EventType::ConversationCreated,
+                conversation.id,
+                conversation.public(),
+            )
+        })
+        .collect();
+    outbox::append(tx, &events).await?;
+    Ok(contact_ids.iter().filter_map(|contact_id| by_contact.get(contact_id).copied()).collect())
+}
+
+/// Records that a step of an enrolment could not be drafted for good: the passage stops with `failed`. `error` goes to
+/// the log only; the job that gave up keeps it too.
+pub async fn record_failed(
+    tx: &mut Tx,
+    account_id: Uuid,
+    enrolment_id: Uuid,
+    error: &str,
+) -> Result<(), EngineError> {
+    let Some(enrolment) = db::enrolments::lock(tx, account_id, enrolment_id).await? else { return Ok(()) };
+    if enrolment.status == EnrolmentStatus::Active {
+        tracing::warn!(%enrolment_id, error, "a step could not be drafted; the enrolment stops");
+        sequence::stop(tx, account_id, &[enrolment], StopReason::Failed).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! The steps of a campaign. Each function is one step, done in the caller's transaction together with its events and
+//! jobs: all of it commits, or none.
+//!
+//! Locks are taken in one order everywhere, so that steps wait for each other but never in a circle: the campaign's row,
+//! then enrolments, then messages (each kind by id), then conversations and contacts. Events are appended after the
+//! row lock of their resource. Start reading at [`campaigns::update`], which activates a campaign, then
+//! [`enrolments`], [`messages`], [`sending`] and [`inbound`].
+
+mod bounces;
+pub mod campaigns;
+pub mod contacts;
+pub mod discovery;
+pub mod enrolments;
+mod error;
+pub mod inbound;
+pub mod mail;
+pub mod messages;
+pub mod sending;
+mod sequence;
+
+pub use error::EngineError;

@@ -1,0 +1,11 @@
+//! The engine on a real PostgreSQL: one file per module, and what two connections do to each other.
+
+mod campaigns;
+mod contacts;
+mod discovery;
+mod fixture;
+mod inbound;
+mod messages;
+mod races;
+mod sending;
+mod sequence;

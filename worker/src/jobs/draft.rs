@@ -1,0 +1,104 @@
+//! Drafts the message of one step of an enrolment.
+
+use std::time::Duration;
+
+use queue::{Job, Outcome};
+use shared::{
+    domain::Channel,
+    engine::{
+        self,
+        messages::{Draft, DraftContext, DraftWork, RecordedDraft},
+    },
+    jobs,
+};
+
+use super::{Handled, Shared, finish};
+use crate::{
+    context::Context,
+    drafting::{DraftError, Drafted, Request},
+};
+
+/// How long a draft waits after its last attempt found the provider busy: an outage there is no failure of the draft.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(600);
+
+/// Runs the job: reads the rows, asks the provider with no transaction open, and records the draft with the job's end.
+pub async fn run(payload: jobs::Draft, job: Job, ctx: Shared) -> Handled {
+    let mut conn = ctx.database.pool().acquire().await?;
+    let work =
+        engine::messages::prepare_draft(&mut conn, payload.account_id, payload.enrolment_id, payload.step)
+            .await?;
+    drop(conn);
+    let DraftWork::Ready(known) = work else {
+        return Ok(Outcome::Done);
+    };
+    let provider = ctx.provider.name();
+    let begun = tokio::time::Instant::now();
+    let drafted = ctx.provider.draft(&request(*known, payload.step), ctx.clock.now()).await;
+    metrics::histogram!("iris_draft_seconds", "provider" => provider).record(begun.elapsed().as_secs_f64());
+    match drafted {
+        Ok(drafted) => record(&ctx, &job, &payload, drafted).await,
+        Err(error) => {
+            metrics::counter!("iris_drafts_total", "provider" => provider, "outcome" => "error").increment(1);
+            give_way(&ctx, &job, &payload, error).await
+        }
+    }
+}
+
+fn request(known: DraftContext, step: i32) -> Request {
+    Request {
+        channel: known.enrolment.channel.unwrap_or(Channel::Email),
+        campaign: known.campaign,
+        contact: known.contact,
+        step,
+        earlier: known.previous,
+    }
+}
+
+async fn record(ctx: &Context, job: &Job, payload: &jobs::Draft, drafted: Drafted) -> Handled {
+    let draft = Draft {
+        subject: Some(drafted.subject).filter(|subject| !subject.is_empty()),
+        content: drafted.content,
+        model: Some(drafted.model),
+        variables: serde_json::json!({}),
+    };
+    let mut tx = ctx.database.begin().await?;
+    let recorded = engine::messages::record_draft(
+        &mut tx,
+        &ctx.clock,
+        payload.account_id,
+        payload.enrolment_id,
+        payload.step,
+        &draft,
+    )
+    .await?;
+    let outcome = finish(tx, job, Outcome::Done).await?;
+    let label = match recorded {
+        RecordedDraft::Pending(_) => "pending",
+        RecordedDraft::Approved(_) => "approved",
+        RecordedDraft::Stopped => "stopped",
+        RecordedDraft::AlreadyDrafted => "already_drafted",
+    };
+    metrics::counter!("iris_drafts_total", "provider" => ctx.provider.name(), "outcome" => label)
+        .increment(1);
+    Ok(outcome)
+}
+
+/// What a failure to draft means: a busy provider is asked again for as long as it takes, a wrong setting waits for the
+/// operator, and a provider that only talks nonsense ends the enrolment.
+async fn give_way(ctx: &Context, job: &Job, payload: &jobs::Draft, error: DraftError) -> Handled {
+    tracing::warn!(%error, provider = ctx.provider.name(), attempt = job.attempt() + 1, "no draft");
+    match error {
+        DraftError::Busy { after, .. } if job.is_last_attempt() => {
+            Ok(Outcome::snooze(after.unwrap_or_default().max(OUTAGE_PAUSE)))
+        }
+        DraftError::Busy { after, .. } => Ok(Outcome::Retry { error: error.to_string(), after }),
+        DraftError::Refused(_) => Ok(Outcome::Dead { error: error.to_string() }),
+        DraftError::BadAnswer(_) if job.is_last_attempt() => {
+            let mut tx = ctx.database.begin().await?;
+            let (account_id, enrolment_id) = (payload.account_id, payload.enrolment_id);
+            engine::enrolments::record_failed(&mut tx, account_id, enrolment_id, &error.to_string()).await?;
+            finish(tx, job, Outcome::Done).await
+        }
+        DraftError::BadAnswer(_) => Ok(Outcome::retry(error)),
+    }
+}

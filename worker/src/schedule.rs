@@ -1,0 +1,22 @@
+//! What runs periodically: the cron table, in UTC, once per tick over all workers.
+
+use queue::{NewJob, Schedule};
+use shared::jobs::{CompleteCampaigns, MaintainPartitions, SYSTEM_TENANT};
+
+/// Every periodic job. The key keeps a tick from queueing behind one that has not run yet.
+pub fn schedules() -> anyhow::Result<Vec<Schedule>> {
+    let complete = NewJob::new(&CompleteCampaigns {}, SYSTEM_TENANT)?.key("complete_campaigns");
+    let maintain = NewJob::new(&MaintainPartitions {}, SYSTEM_TENANT)?.key("maintain_partitions");
+    Ok(vec![
+        Schedule::new("complete_campaigns", "*/5 * * * * *", complete)?,
+        Schedule::new("maintain_partitions", "0 7 * * * *", maintain)?,
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_expression_parses() {
+        assert_eq!(super::schedules().unwrap().len(), 2);
+    }
+}
