@@ -121,7 +121,7 @@ create table enrolments (
         ('replied', 'bounced', 'opted_out', 'suppressed', 'failed', 'no_channel', 'campaign_deleted', 'contact_deleted'))
 );
 create unique index enrolments_once on enrolments (account_id, campaign_id, contact_id);
-create index enrolments_by_status on enrolments (account_id, campaign_id, status);
+create index enrolments_by_status on enrolments (account_id, campaign_id, status, id);
 create index enrolments_by_contact on enrolments (account_id, contact_id);
 
 -- One inbound or outbound text. `rfc_message_id` is the Message-ID on the wire.

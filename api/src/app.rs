@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use shared::{Clock, Database, domain::endpoint_url::AllowList, secrets::SecretKey};
+use sqlx::{Postgres, pool::PoolConnection};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +20,17 @@ pub struct App {
     pub webhook_allow: Arc<AllowList>,
     /// A place for each request that may run at once.
     pub requests: Arc<Semaphore>,
+    /// A KiB for each KiB of body that may be in memory at once.
+    pub body_memory: Arc<Semaphore>,
     /// A place for each event stream that may be open at once.
     pub streams: Arc<Semaphore>,
     /// Cancelled when the server stops to take requests.
     pub shutdown: CancellationToken,
+}
+
+impl App {
+    /// A connection for reads that need no transaction.
+    pub async fn connection(&self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        self.database.pool().acquire().await
+    }
 }

@@ -129,7 +129,7 @@ pub async fn authenticate(
     extensions: &Extensions,
 ) -> Result<Caller, ApiError> {
     let raw = bearer(headers)?;
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let key = match api_keys::find_presented(&mut conn, &hash_api_key(raw)).await? {
         Presented::Live(key) => key,
         Presented::Unknown => return Err(ApiError::new(Code::KeyInvalid)),

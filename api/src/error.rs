@@ -177,6 +177,12 @@ impl ApiError {
         Self::new(Code::InputInvalid).with_details(details)
     }
 
+    /// A body of more bytes than the operation takes.
+    pub fn too_large(bytes_max: usize) -> Self {
+        let message = format!("request body too large: this operation takes at most {bytes_max} bytes");
+        Self::new(Code::TooLarge).saying(message)
+    }
+
     /// Fails with [`input`](Self::input) if there is anything wrong.
     pub fn unless_empty(wrong: Vec<FieldError>) -> Result<(), Self> {
         if wrong.is_empty() { Ok(()) } else { Err(Self::input(wrong)) }

@@ -32,6 +32,9 @@ use app::App;
 pub use config::ApiConfig;
 pub use openapi::openapi;
 
+/// How much of requests' bodies may be in memory at once. Larger than the largest body, so that each gets its turn.
+const BODY_MEMORY_KIBIBYTES: usize = 256 * 1024;
+
 /// Runs the API until `shutdown`, then finishes what is running.
 pub async fn run(config: ApiConfig, base: BaseConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.api_addr)
@@ -59,6 +62,7 @@ pub async fn serve(
         secret_key: base.secret_key.clone(),
         webhook_allow: Arc::new(base.webhook_allow.clone()),
         requests: places(config.api_requests_max),
+        body_memory: Arc::new(Semaphore::new(BODY_MEMORY_KIBIBYTES)),
         streams: places(config.api_streams_max),
         shutdown: shutdown.clone(),
     };

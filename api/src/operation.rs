@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use axum::{
+    body::HttpBody,
     extract::{Request, State},
     middleware::{Next, from_fn_with_state},
     response::Response,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{sync::SemaphorePermit, time::timeout};
 use utoipa::openapi::{
     self, Content, Ref, RefOr, ResponseBuilder,
     extensions::ExtensionsBuilder,
@@ -75,6 +76,7 @@ pub struct Operation {
     id: &'static str,
     routes: UtoipaMethodRouter<App>,
     rules: Rules,
+    is_probe: bool,
     errors: &'static [Code],
     audit: &'static [&'static str],
 }
@@ -95,7 +97,7 @@ impl Operation {
     /// An operation with the limits that most have.
     pub fn new(id: &'static str, routes: UtoipaMethodRouter<App>, access: Access) -> Self {
         let rules = Rules { access, body_limit: BodyLimit::default(), deadline: Some(DEADLINE) };
-        Self { id, routes, rules, errors: &[], audit: &[] }
+        Self { id, routes, rules, is_probe: false, errors: &[], audit: &[] }
     }
 
     /// The codes that only some operations have; those that come with a key, a body or a query are added to all.
@@ -126,8 +128,16 @@ impl Operation {
         self
     }
 
+    /// Answers however busy the server is, and while it shuts down.
+    pub fn probe(self) -> Self {
+        Self { is_probe: true, ..self }
+    }
+
     /// The handler behind its rules.
     pub fn guarded(self, app: &App) -> UtoipaMethodRouter<App> {
+        if self.is_probe {
+            return self.routes;
+        }
         let guard = from_fn_with_state((app.clone(), self.rules), guard);
         self.routes.map(|router| router.route_layer(guard))
     }
@@ -198,6 +208,21 @@ fn implied_codes(operation: &openapi::path::Operation, access: Access) -> Vec<Co
     codes
 }
 
+/// Waits until there is room for the request's body: as long as it says it is, or as it may be when it does not say.
+async fn reserve_memory<'a>(
+    app: &'a App,
+    announced: Option<u64>,
+    BodyLimit(limit): BodyLimit,
+) -> Result<SemaphorePermit<'a>, ApiError> {
+    let bytes = announced.unwrap_or(limit as u64);
+    if bytes > limit as u64 {
+        return Err(ApiError::too_large(limit));
+    }
+    let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    let reserved = app.body_memory.acquire_many(kibibytes).await;
+    reserved.map_err(|error| ApiError::new(Code::Unavailable).caused_by(error))
+}
+
 /// Runs before every handler: is there room, who calls, may they, and for how long.
 async fn guard(
     State((app, rules)): State<(App, Rules)>,
@@ -218,6 +243,8 @@ async fn guard(
             }
             request.extensions_mut().insert(caller);
         }
+        let announced = request.body().size_hint().upper();
+        let _memory = reserve_memory(&app, announced, rules.body_limit).await?;
         request.extensions_mut().insert(rules.body_limit);
         Ok(next.run(request).await)
     };

@@ -79,8 +79,8 @@ pub fn operations() -> Vec<Operation> {
         operation!(webhooks::test, Scope(Admin)).errors(WEBHOOK_TEST).audit(&["test_webhook"]).long(),
         operation!(webhooks::deliveries, Scope(Admin)).errors(&[Code::WebhookNotFound]),
         operation!(inbound::email, Public).errors(INBOUND_ERRORS).body_limit(MAIL_MIB),
-        operation!(health::live, Public),
-        operation!(health::ready, Public),
+        operation!(health::live, Public).probe(),
+        operation!(health::ready, Public).probe(),
     ]
 }
 

@@ -2,11 +2,7 @@
 
 use anyhow::Context;
 use serde::Deserialize;
-use shared::{
-    Database,
-    db::places,
-    domain::discovery::Place,
-};
+use shared::{Database, db::places, domain::discovery::Place};
 
 /// The most venues of one file.
 const PLACES_MAX: usize = 1_000_000;

@@ -98,13 +98,12 @@ create table queue.groups (
 );
 create index groups_updated on queue.groups (updated_at);
 
--- One row per process start. All times are the database's.
+-- One row per process start. All times are the database's. `steady_since` is when the unbroken row of beats began.
 create table queue.leases (
     id uuid primary key,
     name text not null,
-    queues text[] not null default '{}',
-    started_at timestamptz not null default now(),
-    beat_at timestamptz not null default now(),
+    steady_since timestamptz not null default clock_timestamp(),
+    beat_at timestamptz not null default clock_timestamp(),
     expires_at timestamptz not null
 );
 

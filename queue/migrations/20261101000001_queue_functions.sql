@@ -235,13 +235,35 @@ begin
 end
 $$;
 
--- Ends expired leases and gives their running jobs back, a crash counted; the third crash is death. Jobs whose lease
--- row is gone altogether (a restored backup) are found when `p_orphans` is set.
-create function queue.rescue(p_crashes integer, p_orphans boolean, out rescued integer, out died integer, out queues text[])
+-- Whether the database took beats, from whichever process, for a whole expiry without a gap of half of one. After an
+-- outage of the database it is false until the holders of leases have had time to renew. One process need not have
+-- lived that long: processes that die every second must not keep each other from being rescued.
+create function queue.is_steady(p_expiry interval) returns boolean language sql volatile as $$
+    with leases as (
+        select steady_since, beat_at,
+            max(beat_at) over (order by steady_since rows between unbounded preceding and 1 preceding) as covered
+        from queue.leases where beat_at >= clock_timestamp() - p_expiry
+    )
+    select coalesce(
+        max(greatest(steady_since, clock_timestamp() - p_expiry)
+            - greatest(covered, clock_timestamp() - p_expiry)) <= p_expiry / 2
+            and clock_timestamp() - max(beat_at) <= p_expiry / 2, false)
+    from leases
+$$;
+
+-- Ends expired leases and gives their running jobs back, a crash counted; the third crash is death. They become due
+-- within a second, after a second crash within four: a job that kills its process does so ever less often, and those
+-- that merely died with it do not all run, and die, together again. Jobs whose lease row is gone altogether (a restored
+-- backup) are found when `p_orphans` is set.
+create function queue.rescue(p_crashes integer, p_expiry interval, p_orphans boolean, out rescued integer, out died integer)
 language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_leases uuid[];
 begin
+    rescued := 0; died := 0;
+    if not queue.is_steady(p_expiry) then
+        return;
+    end if;
     with expired as (
         delete from queue.leases where id in (
             select id from queue.leases where expires_at < clock_timestamp() for update skip locked)
@@ -252,7 +274,6 @@ begin
         select v_leases || array_agg(distinct r.lease) into v_leases
         from queue.running r where not exists (select 1 from queue.leases l where l.id = r.lease);
     end if;
-    rescued := 0; died := 0; queues := '{}';
     if v_leases is null then
         return;
     end if;
@@ -261,28 +282,27 @@ begin
     ), judged as (
         select t.*,
             case when t.grp is not null and queue.epoch_of(t.grp) > t.epoch then 'finish'
-                 when t.crashes + 1 >= p_crashes then 'die' else 'ready' end as fate
+                 when t.crashes + 1 >= p_crashes then 'die' else 'defer' end as fate
         from taken t
     ), unkeyed as (
         delete from queue.keys k using judged j
-        where j.fate <> 'ready' and k.queue = j.queue and k.key = j.key and k.job_id = j.id
+        where j.fate <> 'defer' and k.queue = j.queue and k.key = j.key and k.job_id = j.id
     ), returned as (
-        insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error)
+        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, ready_at, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error
-        from judged where fate = 'ready'
-        returning ready.queue
+            max_attempts, payload, trace, created_at, ready_at, last_error,
+            now() + make_interval(secs => random() * power(4, crashes))
+        from judged where fate = 'defer'
+        returning 1
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, ready_at, last_error, reason)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
             max_attempts, payload, trace, created_at, ready_at, last_error, 'crashed'
         from judged where fate = 'die'
-        returning dead.queue
+        returning 1
     )
-    select (select count(*) from returned), (select count(*) from buried),
-        coalesce((select array_agg(distinct r.queue) from returned r), '{}')
-    into rescued, died, queues;
+    select (select count(*) from returned), (select count(*) from buried) into rescued, died;
 end
 $$;

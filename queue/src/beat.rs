@@ -65,11 +65,10 @@ impl Lease {
     }
 }
 
-/// The process's present lease, and since when its beats have succeeded without a gap.
+/// The process's present lease.
 #[derive(Debug, Default)]
 pub(crate) struct Heart {
     lease: Mutex<Option<Arc<Lease>>>,
-    steady_since: AtomicU64,
 }
 
 impl Heart {
@@ -77,13 +76,6 @@ impl Heart {
     pub(crate) fn lease(&self) -> Option<Arc<Lease>> {
         let lease = self.lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         lease.filter(|lease| !lease.has_lapsed())
-    }
-
-    /// Whether the beats have succeeded for a whole expiry: after an outage of the database the holders of leases
-    /// renew before anybody rescues.
-    pub(crate) fn is_steady(&self) -> bool {
-        let since = self.steady_since.load(Ordering::Acquire);
-        since != 0 && boot_nanos().saturating_sub(since) >= nanos(EXPIRY)
     }
 
     fn set(&self, lease: Option<Arc<Lease>>) {
@@ -97,7 +89,7 @@ pub(crate) struct Beat {
     pub(crate) name: String,
     pub(crate) heart: Arc<Heart>,
     pub(crate) stop: CancellationToken,
-    /// Told when a lease is first held, so that claiming can begin.
+    /// Told when a lease is taken, so that claiming can begin.
     pub(crate) beating: Box<dyn Fn() + Send>,
 }
 
@@ -113,42 +105,36 @@ impl Beat {
         let mut held: Option<Arc<Lease>> = None;
         while !self.stop.is_cancelled() {
             let sent_at = boot_nanos();
-            let pause = match tokio::time::timeout(BEAT_DEADLINE, self.beat(&mut connection, held.as_ref()))
-                .await
-            {
-                Ok(Ok(Some(id))) => {
-                    match &held {
-                        Some(lease) if lease.id == id => lease.renew(sent_at),
-                        _ => {
-                            held = Some(Arc::new(Lease::new(id, sent_at)));
-                            self.heart.set(held.clone());
+            let pause =
+                match tokio::time::timeout(BEAT_DEADLINE, self.beat(&mut connection, held.as_ref())).await {
+                    Ok(Ok(Some(id))) => {
+                        match &held {
+                            Some(lease) if lease.id == id => lease.renew(sent_at),
+                            _ => {
+                                held = Some(Arc::new(Lease::new(id, sent_at)));
+                                self.heart.set(held.clone());
+                                (self.beating)();
+                            }
                         }
+                        BEAT
                     }
-                    if self.heart.steady_since.load(Ordering::Acquire) == 0 {
-                        self.heart.steady_since.store(sent_at, Ordering::Release);
-                        (self.beating)();
+                    Ok(Ok(None)) => {
+                        tracing::warn!("the lease was ended and its jobs rescued; taking a new one");
+                        held = None;
+                        self.heart.set(None);
+                        Duration::ZERO
                     }
-                    BEAT
-                }
-                Ok(Ok(None)) => {
-                    tracing::warn!("the lease lapsed; its jobs go to other processes and a new one is taken");
-                    held = None;
-                    self.miss(None);
-                    Duration::ZERO
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "a beat failed");
-                    connection = None;
-                    self.miss(held.clone());
-                    RETRY
-                }
-                Err(_) => {
-                    tracing::warn!(deadline = ?BEAT_DEADLINE, "a beat was not answered in time");
-                    connection = None;
-                    self.miss(held.clone());
-                    RETRY
-                }
-            };
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "a beat failed");
+                        connection = None;
+                        RETRY
+                    }
+                    Err(_) => {
+                        tracing::warn!(deadline = ?BEAT_DEADLINE, "a beat was not answered in time");
+                        connection = None;
+                        RETRY
+                    }
+                };
             let pause = pause.mul_f64(rand::Rng::random_range(&mut rand::rng(), 0.9..1.0));
             let _ = tokio::time::timeout(pause, self.stop.cancelled()).await;
         }
@@ -158,12 +144,8 @@ impl Beat {
         self.heart.set(None);
     }
 
-    fn miss(&self, held: Option<Arc<Lease>>) {
-        self.heart.steady_since.store(0, Ordering::Release);
-        self.heart.set(held);
-    }
-
-    /// Renews the lease, or takes a new one. `None` says that the held one has lapsed in the database.
+    /// Renews the lease, or takes a new one. A lease that expired while the database was away is renewed like any other
+    /// as long as nobody has rescued its jobs; `None` says that somebody has.
     async fn beat(
         &self,
         connection: &mut Option<PgConnection>,
@@ -176,8 +158,11 @@ impl Beat {
         let seconds = EXPIRY.as_secs_f64();
         if let Some(lease) = held {
             let renewed: Option<(Uuid,)> = sqlx::query_as(
-                "update queue.leases set beat_at = clock_timestamp(), expires_at = clock_timestamp() + make_interval(secs => $2)
-                 where id = $1 and expires_at > clock_timestamp() returning id",
+                "update queue.leases set beat_at = clock_timestamp(),
+                    expires_at = clock_timestamp() + make_interval(secs => $2),
+                    steady_since = case when clock_timestamp() - beat_at > make_interval(secs => $2 / 2)
+                        then clock_timestamp() else steady_since end
+                 where id = $1 returning id",
             )
             .bind(lease.id)
             .bind(seconds)

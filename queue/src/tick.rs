@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     CRASHES_MAX, Error, Schedule, Wake,
+    beat::EXPIRY,
     claim::{Cursor, Raw},
     complete::{Recorded, complete_many},
     runtime::{STATEMENT_DEADLINE, Shared, Tracked},
@@ -299,12 +300,10 @@ async fn look(shared: &Shared) -> Result<(), Error> {
 }
 
 async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
-    if !shared.heart.is_steady() {
-        return Ok(());
-    }
-    let (rescued, died, queues): (i32, i32, Vec<String>) = within(
-        sqlx::query_as("select rescued, died, queues from queue.rescue($1, $2)")
+    let (rescued, died): (i32, i32) = within(
+        sqlx::query_as("select rescued, died from queue.rescue($1, make_interval(secs => $2), $3)")
             .bind(CRASHES_MAX)
+            .bind(EXPIRY.as_secs_f64())
             .bind(orphans)
             .fetch_one(&shared.pool),
     )
@@ -312,13 +311,8 @@ async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
     if rescued > 0 || died > 0 {
         tracing::warn!(rescued, died, "rescued the jobs of a process that died");
         metrics::counter!("queue_rescued_total").increment(u64::try_from(rescued).unwrap_or_default());
+        metrics::counter!("queue_crashed_total").increment(u64::try_from(died).unwrap_or_default());
     }
-    let mut wake = Wake::none();
-    for queue in &queues {
-        shared.mark(queue);
-        wake.add(queue);
-    }
-    shared.notifier.send(wake);
     Ok(())
 }
 

@@ -45,6 +45,8 @@ use drafting::Provider;
 const NAME: &str = "iris-worker";
 /// A periodic job runs alone.
 const PERIODIC_SLOTS: usize = 1;
+/// How much of the shutdown's time the running jobs have; the rest is for recording their ends.
+const DRAINING_SHARE: f64 = 0.8;
 /// How long the handlers' tasks may take to end once the runtime has stopped.
 const WORKERS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long to wait before the mailbox's limit is tried again.
@@ -89,7 +91,7 @@ pub async fn run(config: WorkerConfig, base: BaseConfig, shutdown: CancellationT
     tracing::info!("the worker stops");
     let running = lock(&runtime).take();
     if let Some(running) = running {
-        running.shutdown(base.shutdown).await;
+        running.shutdown(base.shutdown.mul_f64(DRAINING_SHARE)).await;
     }
     let ended = async { while workers.join_next().await.is_some() {} };
     if tokio::time::timeout(WORKERS_DEADLINE, ended).await.is_err() {

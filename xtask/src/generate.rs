@@ -1,20 +1,33 @@
 //! The generated files: what each contains, writing them, and saying where one is stale.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::Context;
+use serde_json::Value;
 
 use crate::{configuration, errors};
 
 /// Every generated file, by its path in the workspace.
 fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
-    let mut openapi = api::openapi().to_pretty_json()?;
-    openapi.push('\n');
+    let openapi = format!("{:#}\n", sorted(serde_json::to_value(api::openapi())?));
     Ok(vec![
         ("api/openapi.json", openapi),
         ("docs/configuration.md", configuration::page()),
         ("docs/errors.md", errors::page()),
     ])
+}
+
+/// The same JSON with its fields in the order of their names: some of the document's maps have no order of their own.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        Value::Object(fields) => {
+            let fields: BTreeMap<_, _> =
+                fields.into_iter().map(|(name, field)| (name, sorted(field))).collect();
+            fields.into_iter().collect()
+        }
+        other => other,
+    }
 }
 
 /// Writes the files.

@@ -15,12 +15,8 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
-use super::DETAILS_MAX;
-use crate::{
-    error::{ApiError, Code},
-    operation::BodyLimit,
-    request,
-};
+use super::{DETAILS_MAX, cut, field_name};
+use crate::{error::ApiError, operation::BodyLimit, request};
 
 /// A warning for each of more unknown fields would be an answer larger than the question.
 const WARNINGS_MAX: usize = 20;
@@ -36,8 +32,7 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
         let BodyLimit(limit) = request.extensions().get().copied().unwrap_or_default();
         match to_bytes(request.into_body(), limit).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(error) if is_length_limit(&error) => Err(ApiError::new(Code::TooLarge)
-                .saying(format!("request body too large: this operation takes at most {limit} bytes"))),
+            Err(error) if is_length_limit(&error) => Err(ApiError::too_large(limit)),
             Err(error) => {
                 Err(ApiError::request(vec![FieldError::new("body", "ended early")]).caused_by(error))
             }
@@ -80,7 +75,7 @@ fn parse<T: DeserializeOwned + ToSchema>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_ignored::deserialize(&mut json, |path| {
         if unknown.len() < WARNINGS_MAX {
-            unknown.insert(path.to_string());
+            unknown.insert(field_name(&path));
         }
     });
     match parsed.and_then(|value| json.end().map(|()| value)) {
@@ -101,7 +96,7 @@ fn explain<T: DeserializeOwned + ToSchema>(bytes: &[u8], error: &serde_json::Err
     let fields = match serde_json::from_slice(bytes) {
         Ok(Value::Object(fields)) => fields,
         Ok(_) => return body("must be a JSON object".into()),
-        Err(syntax) => return body(format!("is not valid JSON: {syntax}")),
+        Err(syntax) => return body(cut(format!("is not valid JSON: {syntax}"))),
     };
     let mut details: Vec<FieldError> = required_fields::<T>()
         .into_iter()
@@ -118,13 +113,15 @@ fn explain<T: DeserializeOwned + ToSchema>(bytes: &[u8], error: &serde_json::Err
             break;
         }
         if !details.iter().any(|detail| detail.field == path) {
-            let reason = error.inner().to_string();
+            let reason = cut(error.inner().to_string());
             only_values &= is_about_a_value(&reason);
             details.push(FieldError::new(path, reason));
         }
     }
+    // One order, whatever the order of the fields in the body was.
+    details.sort_by(|a, b| a.field.cmp(&b.field));
     match (details.is_empty(), only_values) {
-        (true, _) => body(error.to_string()),
+        (true, _) => body(cut(error.to_string())),
         (false, true) => ApiError::input(details),
         (false, false) => ApiError::request(details),
     }
@@ -192,6 +189,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::error::Code;
 
     #[derive(Debug, Deserialize, ToSchema)]
     #[expect(dead_code, reason = "only parsing is tested")]
@@ -227,11 +225,11 @@ mod tests {
 
     #[test]
     fn every_wrong_field_is_named_at_once() {
-        assert_eq!(fields("{}"), ["name", "kind"]);
-        assert_eq!(fields(r#"{"name": 5, "kind": "x", "count": "many"}"#), ["name", "count"]);
+        assert_eq!(fields("{}"), ["kind", "name"]);
+        assert_eq!(fields(r#"{"name": 5, "kind": "x", "count": "many"}"#), ["count", "name"]);
         assert_eq!(
             fields(r#"{"name": null, "tags": ["a", 7], "count": -1}"#),
-            ["name", "kind", "count", "tags[1]"]
+            ["count", "kind", "name", "tags[1]"]
         );
         assert_eq!(fields(r#"{"name": "a", "kind": "b", "count": 1.5}"#), ["count"]);
     }
@@ -245,6 +243,14 @@ mod tests {
             assert_eq!(error.code(), Code::InputInvalid);
             assert_eq!(error.details()[0].field, "count");
         }
+    }
+
+    #[test]
+    fn a_reason_does_not_repeat_a_long_value() {
+        let body = format!(r#"{{"name": "a", "kind": "b", "tags": "{}"}}"#, "é".repeat(10_000));
+        let wrong = details(&body);
+        assert_eq!(wrong[0].0, "tags");
+        assert!(wrong[0].1.len() < 300, "{}", wrong[0].1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use url::form_urlencoded;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::{cut, field_name};
 use crate::{
     envelope::{List, ListMeta},
     error::{ApiError, Code},
@@ -177,7 +178,7 @@ fn read<T: DeserializeOwned>(query: &str, details: &mut Vec<FieldError>) -> Opti
     let mut track = serde_path_to_error::Track::new();
     let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
     let tracked = serde_path_to_error::Deserializer::new(pairs, &mut track);
-    match serde_ignored::deserialize(tracked, |path| unknown.push(path.to_string())) {
+    match serde_ignored::deserialize(tracked, |path| unknown.push(field_name(&path))) {
         Ok(value) => {
             for name in unknown {
                 request::warn(format!("unknown parameter ignored: {name}"));
@@ -185,7 +186,7 @@ fn read<T: DeserializeOwned>(query: &str, details: &mut Vec<FieldError>) -> Opti
             Some(value)
         }
         Err(error) => {
-            details.push(FieldError::new(track.path().to_string(), error.to_string()));
+            details.push(FieldError::new(track.path().to_string(), cut(error.to_string())));
             None
         }
     }

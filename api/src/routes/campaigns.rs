@@ -57,9 +57,9 @@ pub async fn list(
     caller: Caller,
     Query { filter, paging }: Query<CampaignFilter>,
 ) -> Result<List<Campaign>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let rows = db::list(&mut tx, caller.account_id, filter.status, paging.page).await?;
-    let total = paging.total(async || db::count(&mut tx, caller.account_id, filter.status).await).await?;
+    let mut conn = app.connection().await?;
+    let rows = db::list(&mut conn, caller.account_id, filter.status, paging.page).await?;
+    let total = paging.total(async || db::count(&mut conn, caller.account_id, filter.status).await).await?;
     Ok(paging.list(rows, total))
 }
 
@@ -197,7 +197,7 @@ impl Look for Follow {
 }
 
 async fn find_details(app: &App, account_id: Uuid, id: Uuid) -> Result<CampaignDetails, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let campaign = db::find(&mut conn, account_id, id).await?;
     let campaign = campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
     let progress = db::progress(&mut conn, account_id, id).await?;

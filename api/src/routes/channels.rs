@@ -79,7 +79,7 @@ pub struct DirectMessage {
     get, path = "/channels/availability", responses((status = 200, body = Data<Availability>))
 )]
 pub async fn availability(State(app): State<App>, caller: Caller) -> Result<Data<Availability>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let accounts = channel_accounts::list(&mut conn, caller.account_id).await?;
     let of = |channel| ChannelAvailability::of(channel, &accounts);
     Ok(Data::ok(Availability {
@@ -142,7 +142,7 @@ impl DirectMessage {
 
 /// The message, once its channel has said what it thinks of it, or it waits for something else.
 async fn find_settled(app: &App, account_id: Uuid, id: Uuid) -> Result<Option<Message>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let message = messages::find(&mut conn, account_id, id).await?;
     let message = message.ok_or_else(|| ApiError::new(Code::MessageNotFound))?;
     let under_way = matches!(message.status, MessageStatus::Approved | MessageStatus::Sending);

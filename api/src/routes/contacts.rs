@@ -21,7 +21,7 @@ use crate::{
     auth::Caller,
     envelope::{Data, List},
     error::{ApiError, Code},
-    extract::{Body, ContactId, PagingParams, Query},
+    extract::{Body, ContactId, PagingParams, Query, cut, field_name},
     request,
 };
 
@@ -104,9 +104,9 @@ pub async fn list(
     Query { filter, paging }: Query<ContactParams>,
 ) -> Result<List<Contact>, ApiError> {
     let filter = filter.into();
-    let mut tx = app.database.begin().await?;
-    let rows = db::list(&mut tx, caller.account_id, &filter, paging.page).await?;
-    let total = paging.total(async || db::count(&mut tx, caller.account_id, &filter).await).await?;
+    let mut conn = app.connection().await?;
+    let rows = db::list(&mut conn, caller.account_id, &filter, paging.page).await?;
+    let total = paging.total(async || db::count(&mut conn, caller.account_id, &filter).await).await?;
     Ok(paging.list(rows, total))
 }
 
@@ -142,7 +142,7 @@ pub async fn get(
     caller: Caller,
     ContactId(id): ContactId,
 ) -> Result<Data<Contact>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let contact = db::find(&mut conn, caller.account_id, id).await?;
     contact.map(Data::ok).ok_or_else(|| ApiError::new(Code::ContactNotFound))
 }
@@ -228,10 +228,10 @@ fn read_row(value: Value, unknown: &mut BTreeSet<String>) -> Result<NewContact, 
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     serde_ignored::deserialize(tracked, |path| {
         if unknown.len() < UNKNOWN_FIELDS_MAX {
-            unknown.insert(path.to_string());
+            unknown.insert(field_name(&path));
         }
     })
-    .map_err(|error| FieldError::new(track.path().to_string(), error.to_string()))
+    .map_err(|error| FieldError::new(track.path().to_string(), cut(error.to_string())))
 }
 
 /// An address that no mail can reach has a code of its own, which wins over what else is wrong.

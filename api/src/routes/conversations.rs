@@ -70,9 +70,9 @@ pub async fn list(
     Query { filter, paging }: Query<ConversationParams>,
 ) -> Result<List<Conversation>, ApiError> {
     let filter = filter.into();
-    let mut tx = app.database.begin().await?;
-    let rows = db::list(&mut tx, caller.account_id, &filter, paging.page).await?;
-    let total = paging.total(async || db::count(&mut tx, caller.account_id, &filter).await).await?;
+    let mut conn = app.connection().await?;
+    let rows = db::list(&mut conn, caller.account_id, &filter, paging.page).await?;
+    let total = paging.total(async || db::count(&mut conn, caller.account_id, &filter).await).await?;
     Ok(paging.list(rows, total))
 }
 
@@ -88,11 +88,11 @@ pub async fn get(
     caller: Caller,
     ConversationId(id): ConversationId,
 ) -> Result<Data<ConversationDetails>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let conversation = db::find(&mut tx, caller.account_id, id).await?;
+    let mut conn = app.connection().await?;
+    let conversation = db::find(&mut conn, caller.account_id, id).await?;
     let conversation = conversation.ok_or_else(|| ApiError::new(Code::ConversationNotFound))?;
-    let contact = contacts::find(&mut tx, caller.account_id, conversation.contact_id).await?;
-    let draft = messages::find_draft_of_conversation(&mut tx, caller.account_id, id).await?;
+    let contact = contacts::find(&mut conn, caller.account_id, conversation.contact_id).await?;
+    let draft = messages::find_draft_of_conversation(&mut conn, caller.account_id, id).await?;
     Ok(Data::ok(ConversationDetails { conversation, contact, draft }))
 }
 
@@ -110,11 +110,12 @@ pub async fn messages(
     ConversationId(id): ConversationId,
     Query { paging, .. }: Query<NoFilter>,
 ) -> Result<List<Message>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let conversation = db::find(&mut tx, caller.account_id, id).await?;
+    let mut conn = app.connection().await?;
+    let conversation = db::find(&mut conn, caller.account_id, id).await?;
     conversation.ok_or_else(|| ApiError::new(Code::ConversationNotFound))?;
-    let rows = messages::list_by_conversation(&mut tx, caller.account_id, id, paging.page).await?;
-    let total =
-        paging.total(async || messages::count_by_conversation(&mut tx, caller.account_id, id).await).await?;
+    let rows = messages::list_by_conversation(&mut conn, caller.account_id, id, paging.page).await?;
+    let total = paging
+        .total(async || messages::count_by_conversation(&mut conn, caller.account_id, id).await)
+        .await?;
     Ok(paging.list(rows, total))
 }

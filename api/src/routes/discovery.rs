@@ -116,7 +116,7 @@ pub async fn search(
     if job.status == DiscoveryStatus::Failed {
         return Err(ApiError::new(Code::DiscoveryFailed));
     }
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let contacts = contacts::get_many(&mut conn, caller.account_id, &job.contact_ids).await?;
     Ok(Data::ok(SearchResult::of(job, contacts)))
 }
@@ -152,7 +152,7 @@ impl SearchResult {
 }
 
 async fn find_ended(app: &App, account_id: Uuid, job_id: Uuid) -> Result<Option<DiscoveryJob>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let job = db::find(&mut conn, account_id, job_id).await?;
     Ok(job.filter(|job| matches!(job.status, DiscoveryStatus::Completed | DiscoveryStatus::Failed)))
 }
@@ -169,10 +169,10 @@ pub async fn jobs(
     caller: Caller,
     Query { filter, paging }: Query<JobFilter>,
 ) -> Result<List<DiscoveryJob>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let rows = db::list(&mut tx, caller.account_id, filter.campaign_id, paging.page).await?;
+    let mut conn = app.connection().await?;
+    let rows = db::list(&mut conn, caller.account_id, filter.campaign_id, paging.page).await?;
     let total =
-        paging.total(async || db::count(&mut tx, caller.account_id, filter.campaign_id).await).await?;
+        paging.total(async || db::count(&mut conn, caller.account_id, filter.campaign_id).await).await?;
     Ok(paging.list(rows, total))
 }
 
@@ -188,7 +188,7 @@ pub async fn get_job(
     caller: Caller,
     DiscoveryJobId(id): DiscoveryJobId,
 ) -> Result<Data<DiscoveryJob>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let job = db::find(&mut conn, caller.account_id, id).await?;
     job.map(Data::ok).ok_or_else(|| ApiError::new(Code::DiscoveryJobNotFound))
 }

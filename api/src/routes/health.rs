@@ -39,6 +39,9 @@ pub async fn live() -> Data<Health> {
 #[utoipa::path(get, path = "/health/ready", responses((status = 200, body = Data<Health>)))]
 pub async fn ready(State(app): State<App>) -> Result<Data<Health>, ApiError> {
     let unready = |why| ApiError::new(Code::Unavailable).saying(why);
+    if app.shutdown.is_cancelled() {
+        return Err(unready("the server is shutting down"));
+    }
     match timeout(DATABASE_DEADLINE, db::applied_migration(app.database.pool())).await {
         Ok(Ok(version)) if version >= db::newest_migration() => Ok(Data::ok(Health { status: "ok" })),
         Ok(Ok(_)) => Err(unready("migrations are not applied")),

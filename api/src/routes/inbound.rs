@@ -73,7 +73,7 @@ pub async fn email(
     Raw(raw): Raw,
 ) -> Result<Data<Received>, ApiError> {
     let signature = Signature::of(&app, &headers)?;
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let mailboxes = channel_accounts::list_for_inbound(&mut conn, signature.mailbox).await?;
     drop(conn);
     let mailbox = mailboxes.into_iter().find(|mailbox| signature.is_of(&app, mailbox, &raw));

@@ -78,9 +78,9 @@ pub async fn list(
     caller: Caller,
     Query { paging, .. }: Query<NoFilter>,
 ) -> Result<List<ApiKey>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let rows = api_keys::list(&mut tx, caller.account_id, paging.page).await?;
-    let total = paging.total(async || api_keys::count(&mut tx, caller.account_id).await).await?;
+    let mut conn = app.connection().await?;
+    let rows = api_keys::list(&mut conn, caller.account_id, paging.page).await?;
+    let total = paging.total(async || api_keys::count(&mut conn, caller.account_id).await).await?;
     Ok(paging.list(rows, total))
 }
 

@@ -127,10 +127,10 @@ pub async fn pending(
     caller: Caller,
     Query { filter, paging }: Query<PendingFilter>,
 ) -> Result<List<Message>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let rows = db::list_pending(&mut tx, caller.account_id, filter.campaign_id, paging.page).await?;
+    let mut conn = app.connection().await?;
+    let rows = db::list_pending(&mut conn, caller.account_id, filter.campaign_id, paging.page).await?;
     let total = paging
-        .total(async || db::count_pending(&mut tx, caller.account_id, filter.campaign_id).await)
+        .total(async || db::count_pending(&mut conn, caller.account_id, filter.campaign_id).await)
         .await?;
     Ok(paging.list(rows, total))
 }

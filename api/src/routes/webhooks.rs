@@ -107,9 +107,9 @@ pub async fn list(
     caller: Caller,
     Query { paging, .. }: Query<NoFilter>,
 ) -> Result<List<Endpoint>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let rows = db::list(&mut tx, caller.account_id, paging.page).await?;
-    let total = paging.total(async || db::count(&mut tx, caller.account_id).await).await?;
+    let mut conn = app.connection().await?;
+    let rows = db::list(&mut conn, caller.account_id, paging.page).await?;
+    let total = paging.total(async || db::count(&mut conn, caller.account_id).await).await?;
     Ok(paging.list(rows, total))
 }
 
@@ -155,7 +155,7 @@ pub async fn get(
     caller: Caller,
     WebhookId(id): WebhookId,
 ) -> Result<Data<Endpoint>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let endpoint = db::find(&mut conn, caller.account_id, id).await?;
     endpoint.map(Data::ok).ok_or_else(|| ApiError::new(Code::WebhookNotFound))
 }
@@ -255,11 +255,11 @@ pub async fn deliveries(
     WebhookId(id): WebhookId,
     Query { paging, .. }: Query<NoFilter>,
 ) -> Result<List<Delivery>, ApiError> {
-    let mut tx = app.database.begin().await?;
-    let endpoint = db::find(&mut tx, caller.account_id, id).await?;
+    let mut conn = app.connection().await?;
+    let endpoint = db::find(&mut conn, caller.account_id, id).await?;
     endpoint.ok_or_else(|| ApiError::new(Code::WebhookNotFound))?;
-    let rows = deliveries::list(&mut tx, caller.account_id, id, paging.page).await?;
-    let total = paging.total(async || deliveries::count(&mut tx, caller.account_id, id).await).await?;
+    let rows = deliveries::list(&mut conn, caller.account_id, id, paging.page).await?;
+    let total = paging.total(async || deliveries::count(&mut conn, caller.account_id, id).await).await?;
     Ok(paging.list(rows, total))
 }
 
@@ -270,7 +270,7 @@ async fn find_attempted(
     endpoint_id: Uuid,
     event_id: Uuid,
 ) -> Result<Option<Delivery>, ApiError> {
-    let mut conn = app.database.pool().acquire().await?;
+    let mut conn = app.connection().await?;
     let delivery = deliveries::find_of_event(&mut conn, account_id, endpoint_id, event_id).await?;
     Ok(delivery
         .filter(|delivery| delivery.status != DeliveryStatus::Pending || !delivery.attempts.is_empty()))

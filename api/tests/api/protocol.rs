@@ -53,11 +53,11 @@ async fn a_body_that_cannot_be_read_is_explained() {
 
     let (status, body) = answer(post(r#"{"name": 5, "objective_type": "sales", "keywords": "jazz"}"#)).await;
     insta::assert_json_snapshot!("mistyped_fields", scrubbed(&body));
-    assert_eq!(failed((status, body), 400, "SERVER_002"), ["name", "keywords"]);
+    assert_eq!(failed((status, body), 400, "SERVER_002"), ["keywords", "name"]);
 
     let body = r#"{"name": "a", "objective_type": "sales", "status": "flying", "max_results": 99999999999}"#;
     let fields = failed(answer(post(body)).await, 422, "SERVER_005");
-    assert_eq!(fields, ["status", "max_results"]);
+    assert_eq!(fields, ["max_results", "status"]);
 
     let body = r#"{"name": "a\u0000b", "objective_type": "sales"}"#;
     assert_eq!(failed(answer(post(body)).await, 422, "SERVER_005"), ["name"]);

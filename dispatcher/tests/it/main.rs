@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it by panicking")]
 
 mod deliver;
+mod endpoints;
 mod hostile;
 mod recovery;
 mod relay;

@@ -1,7 +1,5 @@
 //! What outages and ends of processes do: nothing is lost, and what repeats keeps its id.
 
-use std::time::Duration;
-
 use axum::{body::Body, response::Response};
 use dispatcher::DispatcherConfig;
 use shared::{domain::delivery::DeliveryStatus, events::EventType::MessageSent, ids::new_id};
@@ -70,6 +68,7 @@ async fn lost_connections_lose_nothing() {
     let mut receiver = Receiver::answering(&[200]).await;
     let (endpoint, secret) = stage.endpoint(&receiver.url, &[MessageSent]).await;
     let dispatcher = stage.dispatch(hasty());
+    let mut requests = Vec::new();
     for _ in 0..20 {
         stage.append(MessageSent, new_id(), 10).await;
         // As if the server had restarted, for everybody but this test's own connection.
@@ -80,13 +79,13 @@ async fn lost_connections_lose_nothing() {
         .execute(stage.pool())
         .await
         .unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        requests.push(receiver.next().await);
     }
     let all = stage
         .until(endpoint, |all| all.len() == 200 && all.iter().all(|d| d.status == DeliveryStatus::Succeeded))
         .await;
     dispatcher.stop().await;
-    let requests = receiver.rest();
+    requests.extend(receiver.rest());
     for request in &requests {
         request.verify(&secret);
     }

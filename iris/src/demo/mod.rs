@@ -97,12 +97,9 @@ async fn act(options: &Options, stage: &stage::Stage) -> anyhow::Result<verdict:
         watch::until_quiet(stage, &campaign, options.contacts).await
     };
     let played = tokio::select! {
-        played = async {
-            // The bars move while the script is still importing and approving.
-            let (played, ()) = tokio::join!(played, watch::show(stage, &campaign, options.contacts));
-            played
-        } => played,
+        played = played => played,
         failed = stage.processes.failed() => Err(failed),
+        never = watch::show(stage, &campaign, options.contacts) => match never {},
     };
     if let Some(killing) = killing {
         killing.abort();

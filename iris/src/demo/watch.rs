@@ -1,6 +1,7 @@
 //! Shows the campaign while it runs, and waits until nothing can happen any more.
 
 use std::{
+    convert::Infallible,
     io::IsTerminal,
     time::{Duration, Instant},
 };
@@ -68,8 +69,8 @@ async fn left(stage: &Stage, campaign: Uuid) -> anyhow::Result<Left> {
     .await?)
 }
 
-/// Bars of the campaign, until the campaign is completed. Without a terminal, a line now and then.
-pub async fn show(stage: &Stage, campaign: &str, contacts: u32) {
+/// Bars of the campaign, for ever. Without a terminal, a line now and then.
+pub async fn show(stage: &Stage, campaign: &str, contacts: u32) -> Infallible {
     let terminal = std::io::stderr().is_terminal();
     let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bars = Bars::new(&MultiProgress::with_draw_target(target), contacts);
@@ -86,10 +87,6 @@ pub async fn show(stage: &Stage, campaign: &str, contacts: u32) {
             if !terminal && printed.elapsed() > LINE {
                 printed = Instant::now();
                 tracing::info!(progress = %shown["progress"], webhooks = verified, "running");
-            }
-            if shown["status"] == "completed" {
-                bars.end();
-                return;
             }
         }
         tokio::time::sleep(LOOK).await;
@@ -136,8 +133,11 @@ impl Bars {
         }
         self.webhooks.set_message(format!("{verified:>6} verified, {rate:.0}/s"));
     }
+}
 
-    fn end(&self) {
+/// What was shown stays on the screen.
+impl Drop for Bars {
+    fn drop(&mut self) {
         for (_, bar) in &self.bars {
             bar.abandon();
         }

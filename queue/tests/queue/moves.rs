@@ -261,14 +261,13 @@ async fn the_third_crash_ends_a_job_and_no_crash_is_an_attempt() {
     let database = database().await;
     let pool = database.pool();
     enqueue(pool, &[number(1).key("k")]).await;
+    steady(pool).await;
     for crash in 1..=3 {
         let lease = lease(pool).await;
         assert_eq!(claim(pool, lease, 1).await.len(), 1, "crash {crash}");
-        sqlx::query("update queue.leases set expires_at = now() - interval '1 second'")
-            .execute(pool)
-            .await
-            .unwrap();
-        sqlx::query("select * from queue.rescue(3, false)").execute(pool).await.unwrap();
+        expire(pool, lease).await;
+        rescue(pool, false).await;
+        promote_all(pool).await;
     }
     let dead: (String, i32, i16) =
         sqlx::query_as("select reason, attempt, crashes from queue.dead").fetch_one(pool).await.unwrap();
@@ -283,6 +282,68 @@ async fn running_jobs_without_a_lease_row_are_found() {
     enqueue(pool, &[number(1)]).await;
     claim(pool, lease(pool).await, 1).await;
     sqlx::query("delete from queue.leases").execute(pool).await.unwrap();
-    sqlx::query("select * from queue.rescue(3, true)").execute(pool).await.unwrap();
-    assert_eq!(count(pool, "ready").await, 1);
+    steady(pool).await;
+    rescue(pool, true).await;
+    assert_eq!(count(pool, "deferred").await, 1);
+}
+
+/// The lease of a process that has beaten all the time, so that rescues may happen.
+async fn steady(pool: &sqlx::PgPool) {
+    sqlx::query(
+        "insert into queue.leases (id, name, steady_since, expires_at)
+         values (gen_random_uuid(), 'steady', now() - interval '1 minute', now() + interval '1 hour')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+async fn rescue(pool: &sqlx::PgPool, orphans: bool) {
+    sqlx::query("select * from queue.rescue(3, interval '6 seconds', $1)")
+        .bind(orphans)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn nobody_is_rescued_until_the_database_has_taken_beats_for_an_expiry() {
+    let database = database().await;
+    let pool = database.pool();
+    let steady = async || -> bool {
+        sqlx::query_scalar("select queue.is_steady(interval '6 seconds')").fetch_one(pool).await.unwrap()
+    };
+    let lease = async |since: f64, beat: f64| {
+        sqlx::query(
+            "insert into queue.leases (id, name, steady_since, beat_at, expires_at)
+             values (gen_random_uuid(), 'x', clock_timestamp() - make_interval(secs => $1),
+                clock_timestamp() - make_interval(secs => $2), clock_timestamp() + interval '6 seconds')",
+        )
+        .bind(since)
+        .bind(beat)
+        .execute(pool)
+        .await
+        .unwrap();
+    };
+    assert!(!steady().await, "there is no lease at all");
+    lease(0.0, 0.0).await;
+    assert!(!steady().await, "a process that has just come cannot tell an outage from a death");
+    lease(1000.0, 5.5).await;
+    assert!(!steady().await, "a gap of more than half an expiry");
+    lease(4.0, 2.0).await;
+    assert!(steady().await, "three short lives in a row are as good as a long one");
+}
+
+async fn expire(pool: &sqlx::PgPool, lease: uuid::Uuid) {
+    sqlx::query("update queue.leases set expires_at = now() - interval '1 second' where id = $1")
+        .bind(lease)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Makes every timer due, and promotes it.
+async fn promote_all(pool: &sqlx::PgPool) {
+    sqlx::query("update queue.deferred set run_at = now()").execute(pool).await.unwrap();
+    sqlx::query("select * from queue.promote(1000)").execute(pool).await.unwrap();
 }

@@ -4,7 +4,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
-    domain::{Channel, channel::ChannelAccount},
+    domain::{
+        Channel,
+        channel::{ChannelAccount, Load},
+    },
     ids::new_id,
 };
 
@@ -38,6 +41,24 @@ pub async fn list(conn: &mut PgConnection, account_id: Uuid) -> Result<Vec<Chann
         columns!(),
         " from channel_accounts where account_id = $1 order by channel, id limit $2"
     ))
+    .bind(account_id)
+    .bind(ACCOUNTS_MAX)
+    .fetch_all(conn)
+    .await
+}
+
+/// The channel accounts that can be chosen for new enrolments, with how many active ones each has. A paused one can be
+/// chosen only when its channel has no connected one: what it is to send waits.
+pub async fn list_loads(conn: &mut PgConnection, account_id: Uuid) -> Result<Vec<Load>, sqlx::Error> {
+    sqlx::query_as(
+        "select a.id, a.channel, (select count(*) from enrolments e
+            where e.account_id = $1 and e.channel_account_id = a.id and e.status = 'active') as active
+         from channel_accounts a
+         where a.account_id = $1 and (a.status = 'connected' or (a.status = 'paused' and not exists (
+            select 1 from channel_accounts o
+            where o.account_id = $1 and o.channel = a.channel and o.status = 'connected')))
+         order by a.id limit $2",
+    )
     .bind(account_id)
     .bind(ACCOUNTS_MAX)
     .fetch_all(conn)

@@ -1,7 +1,6 @@
 //! Deliveries: made by the relay, read and recorded in batches by the dispatcher, listed by the API.
 //!
-//! The table is partitioned by id, so the batch statements carry the smallest and the largest id of their batch: a plan
-//! that is kept for long still looks into no more partitions than it must.
+//! The table is partitioned by id: a look-up by (account, id) goes to one partition, found while the statement runs.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -98,7 +97,6 @@ pub async fn list_due(
     conn: &mut PgConnection,
     ids: &[(Uuid, Uuid)],
 ) -> Result<Vec<DueDelivery>, sqlx::Error> {
-    let (first, last) = bounds(ids.iter().map(|(_, id)| *id));
     sqlx::query_as(
         // Each lateral query's limit keeps it apart, so that it is looked up row by row.
         "select d.account_id, d.id, d.endpoint_id, d.attempts, e.url, e.secret as sealed_secret, e.open, v.body,
@@ -106,7 +104,7 @@ pub async fn list_due(
          from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
          cross join lateral (
             select * from deliveries d
-            where d.account_id = t.account_id and d.id = t.id and d.id between $3 and $4 limit 1) d
+            where d.account_id = t.account_id and d.id = t.id limit 1) d
          cross join lateral (
             select url, secret, enabled and deleted_at is null as open from endpoints e
             where e.account_id = d.account_id and e.id = d.endpoint_id limit 1) e
@@ -117,8 +115,6 @@ pub async fn list_due(
     )
     .bind(ids.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
     .bind(ids.iter().map(|(_, id)| *id).collect::<Vec<_>>())
-    .bind(first)
-    .bind(last)
     .fetch_all(conn)
     .await
 }
@@ -147,7 +143,6 @@ pub async fn record_many(conn: &mut PgConnection, changes: &[DeliveryChange]) ->
     if changes.is_empty() {
         return Ok(());
     }
-    let (first, last) = bounds(changes.iter().map(|change| change.id));
     sqlx::query(
         "update deliveries d set status = t.status, attempts = d.attempts + t.attempted::int,
             next_attempt_at = now() + make_interval(secs => t.next_after),
@@ -156,7 +151,7 @@ pub async fn record_many(conn: &mut PgConnection, changes: &[DeliveryChange]) ->
             last_error_class = case when t.attempted then t.error_class else d.last_error_class end
          from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bool[], $5::int4[], $6::text[], $7::float8[])
             as t(account_id, id, status, attempted, status_code, error_class, next_after)
-         where d.account_id = t.account_id and d.id = t.id and d.id between $8 and $9",
+         where d.account_id = t.account_id and d.id = t.id",
     )
     .bind(changes.iter().map(|c| c.account_id).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.id).collect::<Vec<_>>())
@@ -165,8 +160,6 @@ pub async fn record_many(conn: &mut PgConnection, changes: &[DeliveryChange]) ->
     .bind(changes.iter().map(|c| c.status_code).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.error_class.map(ErrorClass::as_str)).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.next_after.map(|after| after.as_secs_f64())).collect::<Vec<_>>())
-    .bind(first)
-    .bind(last)
     .execute(conn)
     .await?;
     Ok(())
@@ -184,10 +177,6 @@ pub async fn look_up_by_key(conn: &mut PgConnection) -> Result<(), sqlx::Error> 
     Ok(())
 }
 
-fn bounds(ids: impl Iterator<Item = Uuid> + Clone) -> (Uuid, Uuid) {
-    (ids.clone().min().unwrap_or_default(), ids.max().unwrap_or_default())
-}
-
 #[derive(FromRow)]
 struct Row {
     id: Uuid,
@@ -195,6 +184,8 @@ struct Row {
     #[sqlx(rename = "type")]
     kind: String,
     status: DeliveryStatus,
+    #[sqlx(rename = "attempts")]
+    made: i32,
     created_at: DateTime<Utc>,
     next_attempt_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
@@ -208,7 +199,7 @@ pub async fn list(
     page: Page,
 ) -> Result<Rows<Delivery>, sqlx::Error> {
     let rows = sqlx::query_as(
-        "select id, event_id, type, status, created_at, next_attempt_at, finished_at
+        "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at
          from deliveries
          where account_id = $1 and endpoint_id = $2 and ($3::uuid is null or id < $3)
          order by id desc offset $4 limit $5",
@@ -241,7 +232,7 @@ pub async fn find_of_event(
     event_id: Uuid,
 ) -> Result<Option<Delivery>, sqlx::Error> {
     let rows = sqlx::query_as(
-        "select id, event_id, type, status, created_at, next_attempt_at, finished_at
+        "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at
          from deliveries where account_id = $1 and event_id = $2 and endpoint_id = $3
          order by id desc limit 1",
     )
@@ -259,12 +250,18 @@ async fn with_attempts(
     rows: Vec<Row>,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-    let mut made: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
+    let mut attempts: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
     for (delivery_id, attempt) in attempts::list_of(conn, account_id, &ids).await? {
-        made.entry(delivery_id).or_default().push(attempt);
+        attempts.entry(delivery_id).or_default().push(attempt);
     }
+    let mut until = |id, number| {
+        let mut made = attempts.remove(&id).unwrap_or_default();
+        // An attempt that was recorded after the row was read would contradict it.
+        made.retain(|attempt| attempt.number <= number);
+        made
+    };
     let delivery = |row: Row| Delivery {
-        attempts: made.remove(&row.id).unwrap_or_default(),
+        attempts: until(row.id, row.made),
         id: row.id,
         event_id: event_id(row.event_id),
         event: row.kind,

@@ -54,72 +54,45 @@ pub async fn count(conn: &mut PgConnection, account_id: Uuid, campaign_id: Uuid)
         .await
 }
 
-/// A listed enrolment with what was chosen for it.
+/// A listed enrolment and what decides how it starts.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Choice {
+pub struct Listed {
     /// The enrolment.
     pub id: Uuid,
     /// Its contact.
     pub contact_id: Uuid,
-    /// The first of the campaign's channels on which the contact has an address and the account an account.
-    pub channel: Option<Channel>,
-    /// The account on that channel with the least load.
-    pub channel_account_id: Option<Uuid>,
-    /// Why it cannot start.
-    pub stop_reason: Option<StopReason>,
+    /// Why it cannot start: the contact was deleted, or is never to be written to.
+    pub refused: Option<StopReason>,
+    /// On which channels the contact has an address.
+    pub channels: Vec<Channel>,
 }
 
-/// Locks up to `limit` listed enrolments of a campaign and chooses channel and mailbox for each. The load of a mailbox
-/// is the number of its active enrolments; the new ones fill the least loaded first, as water does. A paused mailbox is
-/// chosen only when its channel has no connected one: what it is to send waits.
-pub async fn choose_listed(
+/// Locks up to `limit` listed enrolments of a campaign.
+pub async fn lock_listed(
     conn: &mut PgConnection,
     account_id: Uuid,
     campaign_id: Uuid,
-    channels: &[Channel],
     limit: i64,
-) -> Result<Vec<Choice>, sqlx::Error> {
+) -> Result<Vec<Listed>, sqlx::Error> {
     sqlx::query_as(
         "with listed as materialized (
             select id, contact_id from enrolments
             where account_id = $1 and campaign_id = $2 and status = 'listed'
-            order by id limit $4 for no key update
-        ), accounts as materialized (
-            select a.id, a.channel, (select count(*) from enrolments e
-                where e.account_id = $1 and e.channel_account_id = a.id and e.status = 'active') as load
-            from channel_accounts a
-            where a.account_id = $1 and (a.status = 'connected' or (a.status = 'paused' and not exists (
-                select 1 from channel_accounts o
-                where o.account_id = $1 and o.channel = a.channel and o.status = 'connected')))
-        ), judged as materialized (
-            select l.id, l.contact_id,
-                case when c.deleted_at is not null then 'contact_deleted'
-                    when c.status = 'unsubscribed' or is_suppressed($1, c.email, c.instagram_handle,
-                        c.twitter_user_id, c.twitter_handle) then 'suppressed' end as refused,
-                (select u.channel from unnest($3::text[]) with ordinality as u(channel, n)
-                 where case u.channel when 'email' then c.email is not null
-                        when 'instagram' then c.instagram_handle is not null
-                        else coalesce(c.twitter_user_id, c.twitter_handle) is not null end
-                    and u.channel in (select a.channel from accounts a)
-                 order by u.n limit 1) as channel
-            from listed l join contacts c on c.account_id = $1 and c.id = l.contact_id
-        ), numbered as (
-            select j.*, row_number() over (partition by j.channel order by j.id) as n
-            from judged j where j.refused is null and j.channel is not null
-        ), slots as (
-            select a.id, a.channel, row_number() over (partition by a.channel order by a.load + k, a.id) as n
-            from accounts a, generate_series(0, (select count(*) from listed) - 1) as k
-        )
-        select j.id, j.contact_id, n.channel, s.id as channel_account_id,
-            case when j.refused is not null then j.refused when n.id is null then 'no_channel' end as stop_reason
-        from judged j
-        left join numbered n on n.id = j.id
-        left join slots s on s.channel = n.channel and s.n = n.n
-        order by j.id",
+            order by id limit $3 for no key update
+         )
+         select l.id, l.contact_id,
+            case when c.deleted_at is not null then 'contact_deleted'
+                when c.status = 'unsubscribed' or is_suppressed($1, c.email, c.instagram_handle, c.twitter_user_id,
+                    c.twitter_handle) then 'suppressed' end as refused,
+            array_remove(array[case when c.email is not null then 'email' end,
+                case when c.instagram_handle is not null then 'instagram' end,
+                case when coalesce(c.twitter_user_id, c.twitter_handle) is not null then 'twitter' end], null)
+                as channels
+         from listed l join contacts c on c.account_id = $1 and c.id = l.contact_id
+         order by l.id",
     )
     .bind(account_id)
     .bind(campaign_id)
-    .bind(channels)
     .bind(limit)
     .fetch_all(conn)
     .await

@@ -1,5 +1,10 @@
 //! Where messages travel, and the accounts they travel from.
 
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+};
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::Value;
@@ -66,5 +71,70 @@ impl ChannelAccount {
     /// The place at which its secrets are sealed.
     pub fn secrets_place(id: Uuid) -> String {
         format!("channel_account/{id}")
+    }
+}
+
+/// How many active enrolments a channel account has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
+pub struct Load {
+    /// The channel account.
+    pub id: Uuid,
+    /// What it sends by.
+    pub channel: Channel,
+    /// The active enrolments.
+    pub active: i64,
+}
+
+/// Spreads new enrolments over channel accounts: each goes to the least loaded one of its channel, of two with the same
+/// load to the older.
+#[derive(Debug, Default)]
+pub struct Loads {
+    by_channel: BTreeMap<Channel, BinaryHeap<Reverse<(i64, Uuid)>>>,
+}
+
+impl Loads {
+    /// Begins with the present loads.
+    pub fn new(loads: &[Load]) -> Self {
+        let mut by_channel: BTreeMap<Channel, BinaryHeap<_>> = BTreeMap::new();
+        for load in loads {
+            by_channel.entry(load.channel).or_default().push(Reverse((load.active, load.id)));
+        }
+        Self { by_channel }
+    }
+
+    /// Chooses for one enrolment: the first of the `wanted` channels on which the contact has an address and the account
+    /// an account, and that account. None if there is no such channel.
+    pub fn choose(&mut self, wanted: &[Channel], reachable: &[Channel]) -> Option<(Channel, Uuid)> {
+        let channel = wanted
+            .iter()
+            .find(|channel| reachable.contains(channel) && self.by_channel.contains_key(channel))?;
+        let mut least = self.by_channel.get_mut(channel)?.peek_mut()?;
+        let Reverse((active, id)) = *least;
+        *least = Reverse((active + 1, id));
+        Some((*channel, id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(id: u128, channel: Channel, active: i64) -> Load {
+        Load { id: Uuid::from_u128(id), channel, active }
+    }
+
+    #[test]
+    fn the_least_loaded_mailbox_of_the_first_possible_channel_is_chosen() {
+        use Channel::{Email, Instagram, Twitter};
+        let mut loads = Loads::new(&[load(1, Email, 2), load(2, Email, 0), load(3, Twitter, 9)]);
+        let mut choose = |wanted: &[Channel], reachable: &[Channel]| {
+            loads.choose(wanted, reachable).map(|(channel, id)| (channel, id.as_u128()))
+        };
+        let ids: Vec<_> = (0..5).map(|_| choose(&[Email], &[Email]).map(|(_, id)| id)).collect();
+        assert_eq!(ids, [Some(2), Some(2), Some(1), Some(2), Some(1)]);
+        assert_eq!(choose(&[Instagram, Twitter, Email], &[Email, Instagram, Twitter]), Some((Twitter, 3)));
+        assert_eq!(choose(&[Instagram], &[Instagram]), None, "no account is connected");
+        assert_eq!(choose(&[Email], &[Twitter]), None, "the contact has no address");
+        assert_eq!(Loads::default().choose(&[Email], &[Email]), None);
     }
 }

@@ -6,10 +6,11 @@ use uuid::Uuid;
 use super::{EngineError, sequence};
 use crate::{
     Tx,
-    db::{self, enrolments::Choice, outbox},
+    db::{self, enrolments::Listed, outbox},
     domain::{
         Channel,
         campaign::{Campaign, CampaignStatus},
+        channel::Loads,
         enrolment::{EnrolmentStatus, StopReason},
     },
     events::{EventType, NewEvent},
@@ -50,33 +51,38 @@ pub async fn add_to_campaign(
 /// mailbox, and the job that drafts its first message. One that cannot start is stopped: its contact was deleted, is
 /// suppressed, or has no address on a channel on which the account can send. Returns how many started.
 pub async fn start_listed(tx: &mut Tx, campaign: &Campaign) -> Result<u64, EngineError> {
+    let mut loads = Loads::new(&db::channel_accounts::list_loads(tx, campaign.account_id).await?);
     let mut started = 0;
     loop {
-        let choices = db::enrolments::choose_listed(
-            tx,
-            campaign.account_id,
-            campaign.id,
-            &campaign.outreach_channels,
-            CHUNK,
-        )
-        .await?;
-        if choices.is_empty() {
+        let listed = db::enrolments::lock_listed(tx, campaign.account_id, campaign.id, CHUNK).await?;
+        if listed.is_empty() {
             return Ok(started);
         }
-        started += start_chunk(tx, campaign, &choices).await?;
+        started += start_chunk(tx, campaign, &mut loads, &listed).await?;
     }
 }
 
-async fn start_chunk(tx: &mut Tx, campaign: &Campaign, choices: &[Choice]) -> Result<u64, EngineError> {
+async fn start_chunk(
+    tx: &mut Tx,
+    campaign: &Campaign,
+    loads: &mut Loads,
+    listed: &[Listed],
+) -> Result<u64, EngineError> {
     let account_id = campaign.account_id;
-    let mut starting: Vec<(&Choice, Channel, Uuid)> = Vec::with_capacity(choices.len());
+    let mut starting: Vec<(&Listed, Channel, Uuid)> = Vec::with_capacity(listed.len());
     let (mut refused, mut reasons) = (Vec::new(), Vec::new());
-    for choice in choices {
-        match (choice.stop_reason, choice.channel, choice.channel_account_id) {
-            (None, Some(channel), Some(mailbox)) => starting.push((choice, channel, mailbox)),
-            (reason, ..) => {
-                refused.push(choice.id);
-                reasons.push(reason.unwrap_or(StopReason::NoChannel));
+    for enrolment in listed {
+        let choice = match enrolment.refused {
+            Some(reason) => Err(reason),
+            None => {
+                loads.choose(&campaign.outreach_channels, &enrolment.channels).ok_or(StopReason::NoChannel)
+            }
+        };
+        match choice {
+            Ok((channel, mailbox)) => starting.push((enrolment, channel, mailbox)),
+            Err(reason) => {
+                refused.push(enrolment.id);
+                reasons.push(reason);
             }
         }
     }
@@ -85,7 +91,7 @@ async fn start_chunk(tx: &mut Tx, campaign: &Campaign, choices: &[Choice]) -> Re
         return Ok(0);
     }
 
-    let ids: Vec<Uuid> = starting.iter().map(|(choice, ..)| choice.id).collect();
+    let ids: Vec<Uuid> = starting.iter().map(|(enrolment, ..)| enrolment.id).collect();
     let conversation_ids = converse(tx, campaign, &starting).await?;
     let channels: Vec<Channel> = starting.iter().map(|(_, channel, _)| *channel).collect();
     let mailboxes: Vec<Uuid> = starting.iter().map(|(.., mailbox)| *mailbox).collect();
@@ -106,10 +112,10 @@ async fn start_chunk(tx: &mut Tx, campaign: &Campaign, choices: &[Choice]) -> Re
 async fn converse(
     tx: &mut Tx,
     campaign: &Campaign,
-    starting: &[(&Choice, Channel, Uuid)],
+    starting: &[(&Listed, Channel, Uuid)],
 ) -> Result<Vec<Uuid>, EngineError> {
     let new_ids: Vec<Uuid> = starting.iter().map(|_| new_id()).collect();
-    let contact_ids: Vec<Uuid> = starting.iter().map(|(choice, ..)| choice.contact_id).collect();
+    let contact_ids: Vec<Uuid> = starting.iter().map(|(enrolment, ..)| enrolment.contact_id).collect();
     let conversations =
         db::conversations::insert_many(tx, campaign.account_id, campaign.id, &new_ids, &contact_ids).await?;
     let by_contact: std::collections::HashMap<Uuid, Uuid> =

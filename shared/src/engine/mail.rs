@@ -1,7 +1,5 @@
 //! Reading an inbound mail: who wrote, what it answers, and whether a person, a machine or a mail system did. Pure.
 
-use std::borrow::Cow;
-
 use mail_parser::{HeaderValue, Message, MessageParser, MessagePart, MimeHeaders, PartType};
 use sha2::{Digest, Sha256};
 
@@ -185,7 +183,7 @@ fn report(message: &Message<'_>) -> Option<Report> {
         return None;
     }
     let status = message.parts.iter().find(|part| part_is(part, "message", "delivery-status"))?;
-    let fields = recipient_fields(&String::from_utf8_lossy(&contents(status)));
+    let fields = recipient_fields(&String::from_utf8_lossy(status.contents()));
     let field = |name: &str| fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let status = field("status").and_then(|value| value.split_whitespace().next()).map(ToOwned::to_owned);
     let permanent = status.as_deref().is_none_or(|status| status.starts_with("5."));
@@ -225,16 +223,13 @@ fn original_message_id(message: &Message<'_>) -> Option<String> {
     message.parts.iter().find_map(|part| match &part.body {
         PartType::Message(original) => original.message_id().and_then(bracketed),
         _ if part_is(part, "text", "rfc822-headers") || part_is(part, "message", "rfc822-headers") => {
-            let headers = contents(part);
-            let original = MessageParser::default().parse_headers(headers.as_ref())?;
+            // The end of the last header line belongs to the boundary after it.
+            let headers = [part.contents(), b"\r\n\r\n"].concat();
+            let original = MessageParser::default().parse_headers(&headers)?;
             original.message_id().and_then(bracketed)
         }
         _ => None,
     })
-}
-
-fn contents<'a>(part: &'a MessagePart<'_>) -> Cow<'a, [u8]> {
-    Cow::Borrowed(part.contents())
 }
 
 fn part_is(part: &MessagePart<'_>, kind: &str, subtype: &str) -> bool {
@@ -327,6 +322,7 @@ mod tests {
     fn a_hard_bounce_names_the_message_and_the_reason() {
         for returned in [
             "Content-Type: text/rfc822-headers\r\n\r\nSubject: Hello\r\nMessage-ID: <m2@iris.test>\r\n",
+            "Content-Type: text/rfc822-headers\r\n\r\nMessage-ID: <m2@iris.test>",
             "Content-Type: message/rfc822\r\n\r\nMessage-ID: <m2@iris.test>\r\nSubject: Hello\r\n\r\nbody\r\n",
         ] {
             let Author::MailSystem(report) = dsn(FAILED, returned).author else { panic!("no report") };

@@ -23,7 +23,7 @@ use shared::{
     events::EventType,
     ids::new_id,
 };
-use sqlx::Row;
+use sqlx::{Postgres, Row, pool::PoolConnection};
 use testkit::TestDatabase;
 use uuid::Uuid;
 
@@ -73,6 +73,11 @@ impl Fixture {
         self.database.begin().await.unwrap()
     }
 
+    /// A connection for reading.
+    pub async fn conn(&self) -> PoolConnection<Postgres> {
+        self.database.pool().acquire().await.unwrap()
+    }
+
     /// A draft with these addresses listed.
     pub async fn draft_campaign(&self, new: &NewCampaign, emails: &[&str]) -> Campaign {
         let mut tx = self.tx().await;
@@ -99,17 +104,17 @@ impl Fixture {
     }
 
     pub async fn campaign(&self, id: Uuid) -> Option<Campaign> {
-        campaigns::find(&mut self.tx().await, self.account_id, id).await.unwrap()
+        campaigns::find(&mut *self.conn().await, self.account_id, id).await.unwrap()
     }
 
     pub async fn progress(&self, id: Uuid) -> Progress {
-        campaigns::progress(&mut self.tx().await, self.account_id, id).await.unwrap()
+        campaigns::progress(&mut *self.conn().await, self.account_id, id).await.unwrap()
     }
 
     /// The passage of an address through a campaign.
     pub async fn enrolment(&self, campaign_id: Uuid, email: &str) -> Enrolment {
         let contact = self.contact(email).await;
-        db::enrolments::find_of_contact(&mut self.tx().await, self.account_id, campaign_id, contact.id)
+        db::enrolments::find_of_contact(&mut *self.conn().await, self.account_id, campaign_id, contact.id)
             .await
             .unwrap()
             .unwrap()
@@ -122,7 +127,7 @@ impl Fixture {
             .fetch_one(self.database.pool())
             .await
             .unwrap();
-        db::contacts::lock(&mut self.tx().await, self.account_id, id).await.unwrap().unwrap()
+        db::contacts::lock(&mut *self.conn().await, self.account_id, id).await.unwrap().unwrap()
     }
 
     /// Records a plain draft for a step.
@@ -156,9 +161,8 @@ impl Fixture {
 
     pub async fn mark(&self, message_id: Uuid) -> Marked {
         let mut tx = self.tx().await;
-        let marked = engine::sending::mark_sending(&mut tx, &self.clock, self.account_id, message_id)
-            .await
-            .unwrap();
+        let marked =
+            engine::sending::mark_sending(&mut tx, &self.clock, self.account_id, message_id).await.unwrap();
         match marked {
             Marked::Yes { .. } => tx.commit().await.unwrap(),
             Marked::No => tx.rollback().await.unwrap(),
@@ -168,9 +172,8 @@ impl Fixture {
 
     pub async fn record_sent(&self, message_id: Uuid) -> Message {
         let mut tx = self.tx().await;
-        let message = engine::sending::record_sent(&mut tx, &self.clock, self.account_id, message_id)
-            .await
-            .unwrap();
+        let message =
+            engine::sending::record_sent(&mut tx, &self.clock, self.account_id, message_id).await.unwrap();
         tx.commit().await.unwrap();
         message
     }
@@ -183,15 +186,14 @@ impl Fixture {
     }
 
     pub async fn message(&self, id: Uuid) -> Message {
-        messages::find(&mut self.tx().await, self.account_id, id).await.unwrap().unwrap()
+        messages::find(&mut *self.conn().await, self.account_id, id).await.unwrap().unwrap()
     }
 
     pub async fn receive(&self, raw: &str) -> InboundOutcome {
         let email = engine::mail::read_email(raw.as_bytes()).unwrap();
         let mut tx = self.tx().await;
-        let outcome = engine::inbound::record_email(&mut tx, &self.mailbox, &email, raw.as_bytes())
-            .await
-            .unwrap();
+        let outcome =
+            engine::inbound::record_email(&mut tx, &self.mailbox, &email, raw.as_bytes()).await.unwrap();
         tx.commit().await.unwrap();
         outcome
     }
@@ -205,10 +207,7 @@ impl Fixture {
                 .fetch_all(self.database.pool())
                 .await
                 .unwrap();
-        bodies
-            .iter()
-            .map(|body| serde_json::from_str::<Value>(body).unwrap()["data"].take())
-            .collect()
+        bodies.iter().map(|body| serde_json::from_str::<Value>(body).unwrap()["data"].take()).collect()
     }
 
     /// The jobs of a queue that wait, oldest first.

@@ -1,5 +1,7 @@
 //! The worker's jobs on a real PostgreSQL, against servers that answer as they are told.
 
+#![expect(clippy::unwrap_used, reason = "what a test needs and does not get fails it")]
+
 mod bench;
 mod drafts;
 mod people;

@@ -153,3 +153,93 @@ async fn until(database: &Database, sql: &'static str, expected: i64) {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zz_choose() {
+    let server = SmtpServer::start().await;
+    let test = migrated().await;
+    let program = settings(test.url(), &server.url());
+    let key = program.base.secret_key.clone();
+    let database = Database::connect(test.url(), "iris-test", 4).unwrap();
+    let (account_id, _) = connected(&database, &key, &server.url()).await;
+    let mut tx = database.begin().await.unwrap();
+    let campaign = shared::engine::campaigns::create(&mut tx, account_id, &shared::domain::campaign::NewCampaign::new("x", "sales")).await.unwrap();
+    for part in 0..5 {
+    let contacts: Vec<_> = (0..1000).map(|n| shared::domain::contact::NewContact { email: Some(format!("c{part}-{n}@venue.example")), ..Default::default() }).collect();
+    let t = std::time::Instant::now();
+    shared::engine::contacts::upsert_many(&mut tx, account_id, &contacts, Some(campaign.id)).await.unwrap();
+    eprintln!("upsert {:?}", t.elapsed());
+    }
+    let t = std::time::Instant::now();
+    let plan: Vec<(String,)> = sqlx::query_as(sqlx::AssertSqlSafe(format!("explain (analyze, timing off) {NEW}"))).bind(account_id).bind(campaign.id).bind(vec!["email"]).bind(5000_i64).fetch_all(&mut *tx).await.unwrap();
+    eprintln!("new {:?}", t.elapsed());
+    for (line,) in plan { eprintln!("{line}"); }
+}
+const NEW: &str = "with listed as materialized (
+            select id, contact_id from enrolments
+            where account_id = $1 and campaign_id = $2 and status = 'listed'
+            order by id limit $4 for no key update
+        ), accounts as materialized (
+            select a.id, a.channel, (select count(*) from enrolments e
+                where e.account_id = $1 and e.channel_account_id = a.id and e.status = 'active') as load
+            from channel_accounts a
+            where a.account_id = $1 and (a.status = 'connected' or (a.status = 'paused' and not exists (
+                select 1 from channel_accounts o
+                where o.account_id = $1 and o.channel = a.channel and o.status = 'connected')))
+        ), judged as (
+            select l.id, l.contact_id,
+                case when c.deleted_at is not null then 'contact_deleted'
+                    when c.status = 'unsubscribed' or is_suppressed($1, c.email, c.instagram_handle,
+                        c.twitter_user_id, c.twitter_handle) then 'suppressed' end as refused,
+                (select u.channel from unnest($3::text[]) with ordinality as u(channel, n)
+                 where case u.channel when 'email' then c.email is not null
+                        when 'instagram' then c.instagram_handle is not null
+                        else coalesce(c.twitter_user_id, c.twitter_handle) is not null end
+                    and u.channel in (select a.channel from accounts a)
+                 order by u.n limit 1) as channel
+            from listed l cross join lateral (
+                select * from contacts c where c.account_id = $1 and c.id = l.contact_id limit 1) c
+        ), numbered as materialized (
+            select id, contact_id, refused, channel,
+                row_number() over (partition by refused is null, channel order by id) as n
+            from judged
+        ), slots as materialized (
+            select channel, array_agg(id order by load + k, id) as ids
+            from accounts a, generate_series(0, (select count(*) from listed) - 1) as k
+            group by channel
+        )
+        select n.id, n.contact_id, case when n.refused is null then n.channel end as channel,
+            case when n.refused is null then s.ids[n.n] end as channel_account_id,
+            coalesce(n.refused, case when n.channel is null then 'no_channel' end) as stop_reason
+        from numbered n left join slots s on s.channel = n.channel
+        order by n.id";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zz_speed() {
+    let server = SmtpServer::start().await;
+    let test = migrated().await;
+    let url = format!("{}&options=-c%20plan_cache_mode%3D{}", test.url(), std::env::var("PLAN").unwrap());
+    let program = settings(&url, &server.url());
+    let key = program.base.secret_key.clone();
+    let database = Database::connect(test.url(), "iris-test", 4).unwrap();
+    let (account_id, _) = connected(&database, &key, &server.url()).await;
+    for part in 0..20 {
+        let addresses: Vec<String> = (0..50).map(|n| format!("c{part}-{n}@venue.example")).collect();
+        activate(&database, account_id, &addresses.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let begun = std::time::Instant::now();
+    let spy = database.clone();
+    let (shutdown, running) = start(program);
+    let srv = server.clone();
+    tokio::spawn(async move { loop {
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let rows: (i64,i64,i64,i64) = sqlx::query_as("select (select count(*) from messages), (select count(*) from queue.running), (select count(*) from queue.ready), (select count(*) from queue.deferred)").fetch_one(spy.pool()).await.unwrap();
+        let act: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as("select (now() - query_start)::text, wait_event, left(query, 60) from pg_stat_activity where state = 'active' and pid <> pg_backend_pid()").fetch_all(spy.pool()).await.unwrap();
+        eprintln!("{:?} messages running ready deferred {rows:?} texts {} conns {} {act:?}", begun.elapsed(), srv.seen().texts.len(), srv.seen().connections);
+    }});
+    let seen = soon(server.wait(|seen| seen.texts.len() == 1000)).await;
+    eprintln!("sent {:?} connections {}", begun.elapsed(), seen.connections);
+    shutdown.cancel();
+    soon(running).await.unwrap().unwrap();
+    eprintln!("stopped {:?}", begun.elapsed());
+}

@@ -55,6 +55,23 @@ async fn an_accepted_message_is_sent_and_the_next_step_planned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_names_the_message_it_follows() {
+    let server = SmtpServer::start().await;
+    let mut bench = Bench::start(&server.url()).await;
+    let claimed = bench.ready_to_follow_up(CONTACT).await;
+    assert_eq!(bench.send(claimed).await, Outcome::Done);
+    let first = bench.text("select rfc_message_id from messages where step = 0").await.unwrap();
+    let text = &server.seen().texts[1];
+    for expected in [
+        format!("In-Reply-To: {first}\r\n"),
+        format!("References: {first}\r\n"),
+        "Subject: Re: A DJ night at The Bell House?\r\n".into(),
+    ] {
+        assert!(text.contains(&expected), "{expected:?} is not in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_send_run_twice_sends_one_text() {
     let server = SmtpServer::start().await;
     let mut bench = Bench::start(&server.url()).await;
@@ -309,6 +326,15 @@ async fn a_refused_sign_in_is_the_mailboxs_trouble_and_not_the_contacts() {
     assert!(matches!(bench.send(claimed).await, Outcome::Snooze { .. }));
     assert_eq!(bench.status(id).await, MessageStatus::Approved);
     assert_eq!(server.seen().credentials, ["AUTH PLAIN AGFuYQBzZWNyZXQ="]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_does_not_travel_in_the_clear() {
+    let server = SmtpServer::start_with(Answer::Say("220 hi"), "250-hi\r\n250 AUTH PLAIN LOGIN").await;
+    let mut bench = Bench::start(&format!("smtp://ana:secret@{}", server.address)).await;
+    let claimed = bench.ready_to_send(CONTACT).await;
+    assert!(matches!(bench.send(claimed).await, Outcome::Snooze { .. }));
+    assert_eq!(server.seen().credentials.len(), 0, "the server offers no STARTTLS");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,7 +15,7 @@ const ALLOWED: [(&str, &[&str]); 11] = [
     ("queue", &[]),
     ("shared", &["queue"]),
     ("testkit", &["embedded"]),
-    ("tests", &[]),
+    ("tests", &["embedded", "testkit"]),
     ("worker", &["queue", "shared"]),
     ("world", &[]),
     ("xtask", &["api", "dispatcher", "shared", "worker"]),

@@ -1,0 +1,191 @@
+//! What two connections do to each other: promise 6, a reply wins.
+
+use shared::{
+    Tx,
+    domain::{enrolment::EnrolmentStatus, message::MessageStatus},
+    engine::{self, inbound::InboundOutcome, sending::Marked},
+    events::EventType,
+};
+use uuid::Uuid;
+
+use crate::fixture::{Fixture, answer, campaign, contact};
+
+/// A campaign whose contact got step 0 and has step 1 approved: the follow-up, and the Message-ID of the first.
+async fn before_the_follow_up(fixture: &Fixture) -> (Uuid, Uuid, String) {
+    let active = fixture.active_campaign(&campaign(), &["a@x.example"]).await;
+    let enrolment = fixture.enrolment(active.id, "a@x.example").await;
+    let first = fixture.sent(enrolment.id, 0).await;
+    let follow_up = fixture.approved(enrolment.id, 1).await;
+    (active.id, follow_up.id, first.rfc_message_id.unwrap())
+}
+
+async fn store(tx: &mut Tx, fixture: &Fixture, raw: &str) -> InboundOutcome {
+    let email = engine::mail::read_email(raw.as_bytes()).unwrap();
+    engine::inbound::record_email(tx, &fixture.mailbox, &email, raw.as_bytes()).await.unwrap()
+}
+
+/// Returns once `count` connections of this database wait for a lock.
+async fn until_waiting(fixture: &Fixture, count: i64) {
+    loop {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(fixture.database.pool())
+        .await
+        .unwrap();
+        if waiting >= count {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn no_message_is_marked_after_a_stored_reply() {
+    let fixture = Fixture::new().await;
+    let (_, follow_up, rfc_id) = before_the_follow_up(&fixture).await;
+    let mut reply = fixture.tx().await;
+    let raw = answer("a@x.example", "r1@x.example", Some(&rfc_id), "hello");
+    store(&mut reply, &fixture, &raw).await;
+
+    // The mark waits for the transaction that stores the reply, and then finds it.
+    let mark = fixture.mark(follow_up);
+    let commit = async {
+        until_waiting(&fixture, 1).await;
+        reply.commit().await.unwrap();
+    };
+    let (marked, ()) = tokio::join!(mark, commit);
+    assert_eq!(marked, Marked::No);
+    assert_eq!(fixture.message(follow_up).await.status, MessageStatus::Cancelled);
+}
+
+#[tokio::test]
+async fn a_message_marked_before_the_reply_arrives_after_it_and_is_shown_as_crossed() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, follow_up, rfc_id) = before_the_follow_up(&fixture).await;
+    let mut mark = fixture.tx().await;
+    let marked = engine::sending::mark_sending(&mut mark, &fixture.clock, fixture.account_id, follow_up)
+        .await
+        .unwrap();
+    assert_eq!(marked, Marked::Yes { order: Some(2) });
+
+    let raw = answer("a@x.example", "r1@x.example", Some(&rfc_id), "hello");
+    let reply = fixture.receive(&raw);
+    let commit = async {
+        until_waiting(&fixture, 1).await;
+        mark.commit().await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(reply, commit);
+    assert!(matches!(outcome, InboundOutcome::Reply { .. }));
+    assert_eq!(fixture.message(follow_up).await.status, MessageStatus::Sending, "it is on the way");
+
+    let sent = fixture.record_sent(follow_up).await;
+    assert_eq!((sent.status, sent.crossed), (MessageStatus::Sent, true));
+    let events = fixture.events(EventType::MessageSent).await;
+    assert_eq!(events.last().unwrap()["crossed"], true);
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!(enrolment.status, EnrolmentStatus::Stopped);
+    assert_eq!(fixture.jobs("draft").await, [], "nothing is planned after a reply");
+}
+
+#[tokio::test]
+async fn an_answer_faster_than_the_final_answer_of_the_server_is_no_crossing() {
+    let fixture = Fixture::new().await;
+    let active = fixture.active_campaign(&campaign(), &["a@x.example"]).await;
+    let enrolment = fixture.enrolment(active.id, "a@x.example").await;
+    let message = fixture.approved(enrolment.id, 0).await;
+    fixture.mark(message.id).await;
+    let raw = answer("a@x.example", "r1@x.example", message.rfc_message_id.as_deref(), "that was quick");
+    fixture.receive(&raw).await;
+    assert_eq!(fixture.message(message.id).await.status, MessageStatus::Sending);
+    let sent = fixture.record_sent(message.id).await;
+    assert_eq!((sent.status, sent.crossed), (MessageStatus::Replied, false));
+}
+
+#[tokio::test]
+async fn the_same_mail_handed_in_twice_at_once_is_stored_once() {
+    let fixture = Fixture::new().await;
+    let (.., rfc_id) = before_the_follow_up(&fixture).await;
+    let raw = answer("a@x.example", "r1@x.example", Some(&rfc_id), "hello");
+    let mut first = fixture.tx().await;
+    let outcome = store(&mut first, &fixture, &raw).await;
+    assert!(matches!(outcome, InboundOutcome::Reply { .. }));
+    let second = fixture.receive(&raw);
+    let commit = async {
+        until_waiting(&fixture, 1).await;
+        first.commit().await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(second, commit);
+    assert_eq!(outcome, InboundOutcome::Duplicate);
+    assert_eq!(fixture.events(EventType::ConversationReplyReceived).await.len(), 1);
+}
+
+#[tokio::test]
+async fn two_imports_of_the_same_new_contacts_make_each_once() {
+    let fixture = Fixture::new().await;
+    let rows: Vec<_> = (0..50).map(|n| contact(&format!("p{n}@x.example"))).collect();
+    let reversed: Vec<_> = rows.iter().rev().cloned().collect();
+    let mut first = fixture.tx().await;
+    let one = engine::contacts::upsert_many(&mut first, fixture.account_id, &rows, None).await.unwrap();
+    let other = async {
+        let mut tx = fixture.tx().await;
+        let other =
+            engine::contacts::upsert_many(&mut tx, fixture.account_id, &reversed, None).await.unwrap();
+        tx.commit().await.unwrap();
+        other
+    };
+    let commit = async {
+        until_waiting(&fixture, 1).await;
+        first.commit().await.unwrap();
+    };
+    let (other, ()) = tokio::join!(other, commit);
+    assert!(one.iter().all(|row| row.created) && other.iter().all(|row| !row.created));
+    assert!(one.iter().zip(other.iter().rev()).all(|(a, b)| a.contact == b.contact));
+    assert_eq!(fixture.events(EventType::ContactCreated).await.len(), 50);
+}
+
+#[tokio::test]
+async fn a_contact_being_added_keeps_its_campaign_from_completing() {
+    let fixture = Fixture::new().await;
+    let new = shared::domain::campaign::NewCampaign { followup_days: vec![], ..campaign() };
+    let active = fixture.active_campaign(&new, &["a@x.example"]).await;
+    let enrolment = fixture.enrolment(active.id, "a@x.example").await;
+    fixture.sent(enrolment.id, 0).await;
+    let mut import = fixture.tx().await;
+    let rows = [contact("b@x.example")];
+    engine::contacts::upsert_many(&mut import, fixture.account_id, &rows, Some(active.id)).await.unwrap();
+    let sweep = async || {
+        let mut tx = fixture.tx().await;
+        let completed = engine::campaigns::complete_finished(&mut tx, 10).await.unwrap();
+        tx.commit().await.unwrap();
+        completed
+    };
+    assert_eq!(sweep().await, 0, "the import holds the campaign");
+    import.commit().await.unwrap();
+    assert_eq!(sweep().await, 0, "the contact is on the way");
+}
+
+#[tokio::test]
+async fn two_marks_do_not_take_the_last_place_under_a_cap() {
+    let fixture = Fixture::new().await;
+    let new = shared::domain::campaign::NewCampaign { daily_cap: Some(1), ..campaign() };
+    let active = fixture.active_campaign(&new, &["a@x.example", "b@x.example"]).await;
+    let a = fixture.enrolment(active.id, "a@x.example").await;
+    let b = fixture.enrolment(active.id, "b@x.example").await;
+    let a = fixture.approved(a.id, 0).await;
+    let b = fixture.approved(b.id, 0).await;
+    let clock = shared::Clock::system(std::time::Duration::from_secs(3600));
+    let mut first = fixture.tx().await;
+    let marked = engine::sending::mark_sending(&mut first, &clock, fixture.account_id, a.id).await.unwrap();
+    assert!(matches!(marked, Marked::Yes { .. }));
+    let second = async {
+        let mut tx = fixture.tx().await;
+        engine::sending::mark_sending(&mut tx, &clock, fixture.account_id, b.id).await.unwrap()
+    };
+    let commit = async {
+        until_waiting(&fixture, 1).await;
+        first.commit().await.unwrap();
+    };
+    let (marked, ()) = tokio::join!(second, commit);
+    assert_eq!(marked, Marked::No);
+}

@@ -1,0 +1,370 @@
+use std::time::Duration;
+
+use serde_json::json;
+use shared::{
+    Clock,
+    domain::{
+        campaign::{CampaignPatch, NewCampaign},
+        contact::ContactStatus,
+        enrolment::{EnrolmentStatus, StopReason},
+        message::{BlockedReason, MessageStatus},
+        send_window::SendWindow,
+    },
+    engine::{
+        self,
+        messages::DirectSend,
+        sending::{Marked, Outgoing, Prepared},
+    },
+    events::EventType,
+};
+use uuid::Uuid;
+
+use crate::fixture::{DAY, Fixture, answer, campaign};
+
+async fn prepare(fixture: &Fixture, message_id: Uuid) -> Prepared {
+    let mut conn = fixture.database.pool().acquire().await.unwrap();
+    engine::sending::prepare(&mut conn, &fixture.clock, fixture.account_id, message_id).await.unwrap()
+}
+
+async fn ready(fixture: &Fixture, message_id: Uuid) -> Box<Outgoing> {
+    match prepare(fixture, message_id).await {
+        Prepared::Ready(outgoing) => outgoing,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn blocked(fixture: &Fixture, message_id: Uuid) -> (BlockedReason, Option<Duration>) {
+    let Prepared::Blocked { reason, after } = prepare(fixture, message_id).await else {
+        panic!("not blocked")
+    };
+    let mut tx = fixture.tx().await;
+    engine::sending::record_blocked(&mut tx, fixture.account_id, message_id, reason, after).await.unwrap();
+    tx.commit().await.unwrap();
+    (reason, after)
+}
+
+/// A campaign with one contact and its approved first message.
+async fn first_message(fixture: &Fixture, new: &NewCampaign) -> (Uuid, Uuid, Uuid) {
+    let active = fixture.active_campaign(new, &["a@x.example"]).await;
+    let enrolment = fixture.enrolment(active.id, "a@x.example").await;
+    let message = fixture.approved(enrolment.id, 0).await;
+    (active.id, enrolment.id, message.id)
+}
+
+#[tokio::test]
+async fn what_leaves_carries_its_thread() {
+    let fixture = Fixture::new().await;
+    let mut new = campaign();
+    new.sender.name = Some("Alex the DJ".into());
+    let (campaign_id, enrolment_id, first) = first_message(&fixture, &new).await;
+    let outgoing = ready(&fixture, first).await;
+    assert_eq!((outgoing.to.as_str(), outgoing.to_name.as_deref()), ("a@x.example", Some("Alex")));
+    assert_eq!(outgoing.mailbox.id, fixture.mailbox.id);
+    assert_eq!(outgoing.sender.name.as_deref(), Some("Alex the DJ"));
+    assert_eq!((outgoing.campaign_id, outgoing.step), (campaign_id, Some(0)));
+    assert_eq!((outgoing.in_reply_to, outgoing.references), (None, vec![]));
+    let first_id = outgoing.rfc_message_id;
+    fixture.mark(first).await;
+    fixture.record_sent(first).await;
+    // A machine's note is no part of the thread of a follow-up.
+    let note =
+        "From: a@x.example\r\nMessage-ID: <n1@x.example>\r\nAuto-Submitted: auto-replied\r\n\r\nAway.\r\n";
+    fixture.receive(note).await;
+    let second = fixture.sent(enrolment_id, 1).await;
+    let third = fixture.approved(enrolment_id, 2).await;
+    let outgoing = ready(&fixture, third.id).await;
+    let second_id = second.rfc_message_id.unwrap();
+    assert_eq!(outgoing.in_reply_to.as_ref(), Some(&second_id));
+    assert_eq!(outgoing.references, [first_id, second_id]);
+}
+
+#[tokio::test]
+async fn a_message_sent_counts_and_plans_the_next_step() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, enrolment_id, message_id) = first_message(&fixture, &campaign()).await;
+    fixture.clear_jobs().await;
+    assert_eq!(fixture.mark(message_id).await, Marked::Yes { order: Some(1) });
+    assert_eq!(fixture.message(message_id).await.status, MessageStatus::Sending);
+    assert!(matches!(prepare(&fixture, message_id).await, Prepared::WasSending));
+    assert_eq!(fixture.mark(message_id).await, Marked::No, "it is marked already");
+    let sent = fixture.record_sent(message_id).await;
+    assert_eq!((sent.status, sent.crossed), (MessageStatus::Sent, false));
+    assert_eq!(fixture.record_sent(message_id).await, sent, "twice is once");
+    assert!(matches!(prepare(&fixture, message_id).await, Prepared::Finished));
+    assert_eq!(fixture.events(EventType::MessageSent).await, [sent.public()]);
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!((enrolment.started_at, enrolment.last_sent_step), (sent.sent_at, Some(0)));
+    let jobs = fixture.jobs("draft").await;
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(
+        jobs[0].payload,
+        json!({"account_id": fixture.account_id, "enrolment_id": enrolment_id, "step": 1})
+    );
+    assert!(jobs[0].in_seconds > 1.0 && jobs[0].in_seconds <= 2.0, "{jobs:?}");
+    let progress = fixture.progress(campaign_id).await;
+    assert_eq!((progress.drafted, progress.sent, progress.followups), (1, 1, 0));
+}
+
+#[tokio::test]
+async fn a_message_of_which_nobody_knows_counts_as_sent_and_may_be_resolved() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    fixture.clear_jobs().await;
+    fixture.mark(message_id).await;
+    let mut tx = fixture.tx().await;
+    let unknown = engine::sending::record_unknown(
+        &mut tx,
+        &fixture.clock,
+        fixture.account_id,
+        message_id,
+        "the connection was lost",
+    )
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((unknown.status, unknown.sent_at), (MessageStatus::Unknown, None));
+    assert_eq!(fixture.events(EventType::MessageSent).await.len(), 0);
+    assert_eq!(fixture.jobs("draft").await.len(), 1, "the sequence goes on");
+    assert_eq!(fixture.progress(campaign_id).await.unknown, 1);
+    assert!(matches!(prepare(&fixture, message_id).await, Prepared::Finished), "never by itself again");
+
+    // The final answer comes after all.
+    let sent = fixture.record_sent(message_id).await;
+    assert_eq!(sent.status, MessageStatus::Sent);
+    assert_eq!(fixture.jobs("draft").await.len(), 1, "planned once");
+    assert_eq!(fixture.events(EventType::MessageSent).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_bounce_suppresses_the_address_and_stops_the_passage() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    let bounce = async || {
+        let mut tx = fixture.tx().await;
+        let bounced = engine::sending::record_bounced(
+            &mut tx,
+            fixture.account_id,
+            message_id,
+            "550 5.1.1 no such user",
+        )
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        bounced
+    };
+    let bounced = bounce().await;
+    assert_eq!(bounced.status, MessageStatus::Bounced);
+    assert_eq!(bounced.error.as_deref(), Some("550 5.1.1 no such user"));
+    assert_eq!(bounce().await, bounced, "twice is once");
+    assert_eq!(fixture.events(EventType::MessageBounced).await, [bounced.public()]);
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!(enrolment.stop_reason, Some(StopReason::Bounced));
+    assert_eq!(fixture.contact("a@x.example").await.status, ContactStatus::Bounced);
+    let updated = fixture.events(EventType::ContactUpdated).await;
+    assert_eq!(updated.len(), 1);
+    assert_eq!(updated[0]["previous"], json!({"status": "active"}));
+    assert_eq!(fixture.jobs("draft").await, []);
+    assert_eq!(fixture.jobs("send").await, [], "its group is cancelled");
+
+    // The next campaign does not even list the address.
+    let next = fixture.draft_campaign(&campaign(), &["a@x.example"]).await;
+    assert_eq!(fixture.progress(next.id).await.discovered, 0);
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_nothing_of_the_address_fails_the_passage() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    fixture.mark(message_id).await;
+    let mut tx = fixture.tx().await;
+    let failed = engine::sending::record_failed(&mut tx, fixture.account_id, message_id, "554 5.7.1 refused")
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(failed.status, MessageStatus::Failed);
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!(enrolment.stop_reason, Some(StopReason::Failed));
+    assert_eq!(fixture.contact("a@x.example").await.status, ContactStatus::Active);
+}
+
+#[tokio::test]
+async fn a_final_refusal_for_now_takes_the_mark_back() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    let put_back = async || {
+        fixture.mark(message_id).await;
+        let mut tx = fixture.tx().await;
+        let message = engine::sending::record_put_back(&mut tx, fixture.account_id, message_id, "451 later")
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        message
+    };
+    let message = put_back().await;
+    assert_eq!((message.status, message.sending_at), (MessageStatus::Approved, None));
+    assert_eq!(message.error.as_deref(), Some("451 later"));
+    assert!(matches!(prepare(&fixture, message_id).await, Prepared::Ready(_)));
+    assert_eq!(fixture.mark(message_id).await, Marked::Yes { order: Some(2) });
+
+    // A reply that came while the body was on the way: nothing was accepted, so nothing is sent.
+    fixture.receive(&answer("a@x.example", "r1@x.example", None, "hello")).await;
+    let mut tx = fixture.tx().await;
+    let message =
+        engine::sending::record_put_back(&mut tx, fixture.account_id, message_id, "451 later").await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(message.status, MessageStatus::Cancelled);
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!(enrolment.status, EnrolmentStatus::Stopped);
+}
+
+#[tokio::test]
+async fn a_suppressed_contact_gets_nothing() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    sqlx::query(
+        "insert into suppressions (account_id, id, kind, value, reason)
+         values ($1, gen_random_uuid(), 'domain', 'x.example', 'manual')",
+    )
+    .bind(fixture.account_id)
+    .execute(fixture.database.pool())
+    .await
+    .unwrap();
+    assert_eq!(fixture.mark(message_id).await, Marked::No, "also between prepare and mark");
+    assert_eq!(blocked(&fixture, message_id).await, (BlockedReason::Suppressed, None));
+    let message = fixture.message(message_id).await;
+    assert_eq!(message.status, MessageStatus::Cancelled);
+    assert_eq!(message.blocked_reason, Some(BlockedReason::Suppressed));
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!(enrolment.stop_reason, Some(StopReason::Suppressed));
+}
+
+#[tokio::test]
+async fn outside_the_window_a_message_waits_until_it_opens() {
+    // A Saturday noon; the window is on weekdays from nine to five, UTC.
+    let mut fixture = Fixture::new().await;
+    let window = SendWindow {
+        timezone: "UTC".into(),
+        days: ["mon", "tue", "wed", "thu", "fri"].map(Into::into).to_vec(),
+        from: "09:00".into(),
+        to: "17:00".into(),
+    };
+    let new = NewCampaign { send_window: Some(window), ..campaign() };
+    let (.., message_id) = first_message(&fixture, &new).await;
+    fixture.clock = Clock::fixed("2026-01-17T12:00:00Z".parse().unwrap(), DAY);
+    let (reason, after) = blocked(&fixture, message_id).await;
+    assert_eq!((reason, after), (BlockedReason::OutsideWindow, Some(Duration::from_secs(45 * 3600))));
+    let message = fixture.message(message_id).await;
+    assert_eq!(message.status, MessageStatus::Approved);
+    assert_eq!(message.blocked_reason, Some(BlockedReason::OutsideWindow));
+    let wait = message.next_attempt_at.unwrap() - message.updated_at;
+    assert_eq!(wait.num_hours(), 45);
+    fixture.clock = Clock::fixed("2026-01-19T09:00:00Z".parse().unwrap(), DAY);
+    assert!(matches!(prepare(&fixture, message_id).await, Prepared::Ready(_)));
+}
+
+#[tokio::test]
+async fn a_daily_cap_holds_over_messages_sent_and_unknown() {
+    let mut fixture = Fixture::new().await;
+    fixture.clock = Clock::system(Duration::from_secs(3600));
+    let new = NewCampaign { daily_cap: Some(2), ..campaign() };
+    let emails = ["a@x.example", "b@x.example", "c@x.example"];
+    let active = fixture.active_campaign(&new, &emails).await;
+    let mut ids = Vec::new();
+    for email in emails {
+        let enrolment = fixture.enrolment(active.id, email).await;
+        ids.push(fixture.approved(enrolment.id, 0).await.id);
+    }
+    fixture.mark(ids[0]).await;
+    fixture.record_sent(ids[0]).await;
+    fixture.mark(ids[1]).await;
+    assert_eq!(fixture.mark(ids[2]).await, Marked::No, "two are on the way or sent");
+    let (reason, after) = blocked(&fixture, ids[2]).await;
+    assert_eq!(reason, BlockedReason::DailyCap);
+    let after = after.unwrap();
+    assert!(after <= Duration::from_secs(3600) && after > Duration::from_secs(3000), "{after:?}");
+    // A put-back message makes room again.
+    let mut tx = fixture.tx().await;
+    engine::sending::record_put_back(&mut tx, fixture.account_id, ids[1], "451").await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(matches!(fixture.mark(ids[2]).await, Marked::Yes { .. }));
+    sqlx::query(
+        "update messages set sending_at = sending_at - interval '2 hours' where sending_at is not null",
+    )
+    .execute(fixture.database.pool())
+    .await
+    .unwrap();
+    assert!(matches!(prepare(&fixture, ids[1]).await, Prepared::Ready(_)), "a day later");
+}
+
+#[tokio::test]
+async fn a_paused_or_removed_mailbox_and_a_paused_campaign_make_it_wait() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    let set = async |status: &str| {
+        sqlx::query("update channel_accounts set status = $1")
+            .bind(status)
+            .execute(fixture.database.pool())
+            .await
+            .unwrap();
+    };
+    set("paused").await;
+    assert_eq!(blocked(&fixture, message_id).await.0, BlockedReason::MailboxPaused);
+    set("disconnected").await;
+    assert_eq!(blocked(&fixture, message_id).await.0, BlockedReason::NoAccount);
+    set("connected").await;
+    assert!(matches!(prepare(&fixture, message_id).await, Prepared::Ready(_)));
+    fixture.set_status(campaign_id, shared::domain::campaign::CampaignStatus::Paused).await;
+    assert_eq!(fixture.mark(message_id).await, Marked::No);
+    let (reason, after) = blocked(&fixture, message_id).await;
+    assert_eq!(reason, BlockedReason::CampaignPaused);
+    assert!(after.is_some());
+}
+
+#[tokio::test]
+async fn variables_left_open_give_the_message_back() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    sqlx::query("update messages set content = 'hi {{who}}' where id = $1")
+        .bind(message_id)
+        .execute(fixture.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(blocked(&fixture, message_id).await, (BlockedReason::UnresolvedVariables, None));
+    let message = fixture.message(message_id).await;
+    assert_eq!((message.status, message.approved_at), (MessageStatus::Pending, None));
+    assert_eq!(fixture.progress(campaign_id).await.blocked, 1);
+}
+
+#[tokio::test]
+async fn a_direct_send_goes_out_while_the_campaign_is_paused_or_over() {
+    let fixture = Fixture::new().await;
+    let active = fixture.active_campaign(&campaign(), &["a@x.example"]).await;
+    let enrolment = fixture.enrolment(active.id, "a@x.example").await;
+    let first = fixture.sent(enrolment.id, 0).await;
+    let raw = answer("a@x.example", "r1@x.example", first.rfc_message_id.as_deref(), "when?");
+    fixture.receive(&raw).await;
+    fixture.set_status(active.id, shared::domain::campaign::CampaignStatus::Paused).await;
+    let send = DirectSend {
+        channel: shared::domain::Channel::Email,
+        conversation_id: enrolment.conversation_id.unwrap(),
+        recipient_id: enrolment.contact_id,
+        subject: None,
+        content: "Friday".into(),
+        variables: json!({}),
+    };
+    let mut tx = fixture.tx().await;
+    let message = engine::messages::send_direct(&mut tx, fixture.account_id, &send).await.unwrap();
+    tx.commit().await.unwrap();
+    let outgoing = ready(&fixture, message.id).await;
+    assert_eq!(outgoing.in_reply_to.as_deref(), Some("<r1@x.example>"), "it answers the answer");
+    assert_eq!(outgoing.references, [first.rfc_message_id.unwrap(), "<r1@x.example>".into()]);
+    assert_eq!(fixture.mark(message.id).await, Marked::Yes { order: None });
+    assert_eq!(fixture.record_sent(message.id).await.status, MessageStatus::Sent);
+
+    let mut tx = fixture.tx().await;
+    let patch = CampaignPatch::default();
+    engine::campaigns::update(&mut tx, fixture.account_id, active.id, &patch).await.unwrap();
+    engine::campaigns::delete(&mut tx, fixture.account_id, active.id).await.unwrap();
+    let error = engine::messages::send_direct(&mut tx, fixture.account_id, &send).await.unwrap_err();
+    assert_eq!(error.to_string(), "conversation not found");
+}
