@@ -363,3 +363,47 @@ fn log(code: Code, source: Option<&(dyn Error + Send + Sync + 'static)>) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_told_from_one_that_refuses() {
+        for (error, code) in [
+            (sqlx::Error::PoolTimedOut, Code::Unavailable),
+            (sqlx::Error::PoolClosed, Code::Unavailable),
+            (sqlx::Error::Io(io::ErrorKind::ConnectionReset.into()), Code::Unavailable),
+            (sqlx::Error::RowNotFound, Code::Database),
+        ] {
+            let text = error.to_string();
+            assert_eq!(ApiError::from(error).code(), code, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cause_is_for_the_log_only() {
+        let error = ApiError::new(Code::Internal).caused_by("the password is hunter2");
+        assert!(!error.message().contains("hunter2"));
+        assert!(!error.to_string().contains("hunter2"));
+        assert!(error.source().is_some_and(|source| source.to_string().contains("hunter2")));
+    }
+
+    #[test]
+    fn what_the_engine_refuses_has_its_code() {
+        let unresolved = EngineError::Unresolved { names: vec!["venue".into()] };
+        let error = ApiError::from(unresolved);
+        assert_eq!(
+            (error.code(), error.details()[0].field.as_str()),
+            (Code::InputInvalid, "variables.venue")
+        );
+        let email = EngineError::InvalidEmail { field: "email".into() };
+        assert_eq!(ApiError::from(email).code(), Code::EmailInvalid);
+        assert_eq!(
+            ApiError::from(EngineError::Database(sqlx::Error::PoolTimedOut)).code(),
+            Code::Unavailable
+        );
+    }
+}

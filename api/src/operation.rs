@@ -209,11 +209,11 @@ fn implied_codes(operation: &openapi::path::Operation, access: Access) -> Vec<Co
 }
 
 /// Waits until there is room for the request's body: as long as it says it is, or as it may be when it does not say.
-async fn reserve_memory<'a>(
-    app: &'a App,
+async fn reserve_memory(
+    app: &App,
     announced: Option<u64>,
     BodyLimit(limit): BodyLimit,
-) -> Result<SemaphorePermit<'a>, ApiError> {
+) -> Result<SemaphorePermit<'_>, ApiError> {
     let bytes = announced.unwrap_or(limit as u64);
     if bytes > limit as u64 {
         return Err(ApiError::too_large(limit));

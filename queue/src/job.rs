@@ -160,6 +160,18 @@ impl Job {
         self.inner.protected.store(true, Ordering::Release);
     }
 
+    /// Takes the job out of its group in the caller's transaction, so that no cancel of the group reaches it from then
+    /// on, not even when its process dies and it is rescued: for the moment after which somebody must report. A
+    /// [`CompleteError::Stale`] says that another run has taken over: roll back.
+    pub async fn detach(&self, conn: &mut PgConnection) -> Result<(), CompleteError> {
+        let detached = sqlx::query("update queue.running set grp = null where id = $1 and run = $2")
+            .bind(self.inner.id)
+            .bind(self.inner.run)
+            .execute(conn)
+            .await?;
+        if detached.rows_affected() == 0 { Err(CompleteError::Stale) } else { Ok(()) }
+    }
+
     pub(crate) fn is_protected(&self) -> bool {
         self.inner.protected.load(Ordering::Acquire)
     }

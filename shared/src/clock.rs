@@ -62,7 +62,6 @@ pub mod iso_ms_option {
     use serde::Serializer;
 
     /// Writes a time or null.
-    #[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
     pub fn serialize<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
         match at {
             Some(at) => serializer.serialize_str(&super::iso(*at)),

@@ -70,7 +70,7 @@ mod tests {
     fn durations_have_a_unit_and_limits() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
-        for bad in ["", "5", "h", "-1s", "1x", "0s", "9999d", "1.5s", "99999999999999999999s"] {
+        for bad in ["", "5", "h", "-1s", "1x", "0s", "9999d", "99999999999999999999s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -60,12 +60,13 @@ const READY_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The process's metrics recorder, installed at the first call.
 fn recorder() -> anyhow::Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    // Held while it is made, for the roles of one process start at once.
+    let mut handle = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*handle {
         return Ok(handle.clone());
     }
-    let handle = PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?;
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    Ok(handle.insert(PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?).clone())
 }
 
 /// What a role tells its orchestrator.

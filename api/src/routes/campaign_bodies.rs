@@ -103,8 +103,7 @@ impl CreateCampaign {
 }
 
 /// What to change in a campaign.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[expect(clippy::option_option, reason = "absent and null are different things in a PATCH")]
 pub struct UpdateCampaign {
     /// Its name.
@@ -115,19 +114,19 @@ pub struct UpdateCampaign {
     #[schema(pattern = "^[a-z0-9_]{1,64}$")]
     objective_type: Option<String>,
     /// What it is about, for its owner.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 10_000)]
     description: Option<Option<String>>,
     /// Where to look for contacts, in words.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 200)]
     location: Option<Option<String>>,
     /// Where to look, in degrees.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<f64>, minimum = -90, maximum = 90)]
     latitude: Option<Option<f64>>,
     /// Where to look, in degrees.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<f64>, minimum = -180, maximum = 180)]
     longitude: Option<Option<f64>>,
     /// How far around, in miles.
@@ -153,23 +152,23 @@ pub struct UpdateCampaign {
     /// Who signs; replaced as a whole.
     sender: Option<Sender>,
     /// What to write about.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 10_000)]
     brief: Option<Option<String>>,
     /// How to sound.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 200)]
     tone: Option<Option<String>>,
     /// The agent that owns it.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 200)]
     agent_id: Option<Option<String>>,
     /// When messages may leave; always when absent. Replaced as a whole.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<SendWindow>)]
     send_window: Option<Option<SendWindow>>,
     /// How many messages may leave in a day.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i32>, minimum = 1, maximum = 100_000)]
     daily_cap: Option<Option<i32>>,
     /// What is measured; replaced as a whole.

@@ -6,6 +6,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::{
+    Tx,
     db::{campaigns, contacts, discovery_jobs as db},
     domain::{
         contact::Contact,
@@ -103,10 +104,7 @@ pub async fn search(
     let criteria = search.into_criteria();
     ApiError::unless_empty(criteria.validate())?;
     let mut tx = app.database.begin().await?;
-    if let Some(id) = campaign_id {
-        let campaign = campaigns::find(&mut tx, caller.account_id, id).await?;
-        campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
-    }
+    check_campaign(&mut tx, caller.account_id, campaign_id).await?;
     let job = engine::start_job(&mut tx, caller.account_id, campaign_id, &criteria, TOP_PRIORITY).await?;
     let metadata = json!({"campaign_id": campaign_id, "criteria": criteria, "enrich_emails": enrich_emails});
     caller.audit(&mut tx, "discover_contacts", "discovery_job", Some(job.id), metadata).await?;
@@ -149,6 +147,13 @@ impl SearchResult {
     fn partial(job_id: Uuid) -> Self {
         Self { contacts: Vec::new(), total_results: 0, source_counts: BTreeMap::new(), partial: true, job_id }
     }
+}
+
+/// A search for a campaign that is not there would lose what it finds.
+async fn check_campaign(tx: &mut Tx, account_id: Uuid, campaign_id: Option<Uuid>) -> Result<(), ApiError> {
+    let Some(id) = campaign_id else { return Ok(()) };
+    let campaign = campaigns::find(tx, account_id, id).await?;
+    campaign.map(drop).ok_or_else(|| ApiError::new(Code::CampaignNotFound))
 }
 
 async fn find_ended(app: &App, account_id: Uuid, job_id: Uuid) -> Result<Option<DiscoveryJob>, ApiError> {

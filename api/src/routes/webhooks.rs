@@ -54,8 +54,7 @@ pub struct CreateWebhook {
 }
 
 /// What to change in an endpoint. Absent fields stay.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[expect(clippy::option_option, reason = "absent and null are different things in a PATCH")]
 pub struct UpdateWebhook {
     /// Where its deliveries go; https.
@@ -67,7 +66,7 @@ pub struct UpdateWebhook {
     /// Whether deliveries are made. Enabling it forgets what failed before.
     enabled: Option<bool>,
     /// What its owner says about it; null for nothing.
-    #[serde(deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 500)]
     description: Option<Option<String>>,
 }
@@ -219,13 +218,11 @@ pub async fn test(
     WebhookId(id): WebhookId,
     Body(test): Body<TestWebhook>,
 ) -> Result<Data<TestOutcome>, ApiError> {
-    let asked = test.event.as_deref().map(|name| parse_event("event", name)).transpose();
-    let asked = asked.map_err(|wrong| ApiError::input(vec![wrong]))?;
+    let asked = test.kind()?;
     let mut tx = app.database.begin().await?;
     let endpoint = db::find(&mut tx, caller.account_id, id).await?;
     let endpoint = endpoint.ok_or_else(|| ApiError::new(Code::WebhookNotFound))?;
-    let first = endpoint.events.first().and_then(|name| EventType::parse(name));
-    let kind = asked.or(first).unwrap_or(EventType::CampaignCreated);
+    let kind = asked.unwrap_or_else(|| first_event(&endpoint));
     let (resource_id, data) = samples::test_event(kind, app.clock.now());
     let event =
         NewEvent { only_endpoint: Some(id), ..NewEvent::new(caller.account_id, kind, resource_id, data) };
@@ -261,6 +258,19 @@ pub async fn deliveries(
     let rows = deliveries::list(&mut conn, caller.account_id, id, paging.page).await?;
     let total = paging.total(async || deliveries::count(&mut conn, caller.account_id, id).await).await?;
     Ok(paging.list(rows, total))
+}
+
+impl TestWebhook {
+    fn kind(&self) -> Result<Option<EventType>, ApiError> {
+        let kind = self.event.as_deref().map(|name| parse_event("event", name)).transpose();
+        kind.map_err(|wrong| ApiError::input(vec![wrong]))
+    }
+}
+
+/// The first type that an endpoint is subscribed to.
+fn first_event(endpoint: &Endpoint) -> EventType {
+    let first = endpoint.events.first().and_then(|name| EventType::parse(name));
+    first.unwrap_or(EventType::CampaignCreated)
 }
 
 /// The delivery of a test event, once it was attempted or given up.

@@ -323,3 +323,39 @@ async fn a_crowd_of_claimers_runs_each_job_once() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..2000).collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_detached_job_survives_the_cancel_of_its_group_and_the_death_of_its_process() {
+    let database = database().await;
+    let pool = database.pool();
+    let runtime = runtime(&database, "worker");
+    let mut source = runtime.source::<Number>(4);
+    enqueue(pool, &[number(1).group("g/1"), number(2).group("g/2")]).await;
+    let mut conn = pool.acquire().await.unwrap();
+    let mut claimed = Vec::new();
+    for _ in 0..2 {
+        claimed.push(soon(source.next()).await.unwrap());
+    }
+    let first = claimed.iter().find(|claimed| claimed.payload.n == 1).unwrap();
+    first.job.detach(&mut conn).await.unwrap();
+    let (_, wake) = groups::cancel(&mut conn, "g").await.unwrap();
+    queue::Notifier::start(pool.clone()).send(wake);
+    // The process dies, so to say: its jobs run under a lease that nobody holds.
+    sqlx::query("update queue.running set lease = gen_random_uuid()").execute(pool).await.unwrap();
+    sqlx::query(
+        "insert into queue.leases (id, name, steady_since, expires_at)
+         values (gen_random_uuid(), 'steady', now() - interval '1 minute', now() + interval '1 hour')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query("select * from queue.rescue(3, interval '6 seconds', true)").execute(pool).await.unwrap();
+    let rescued = soon(source.next()).await.unwrap();
+    assert_eq!((rescued.payload.n, rescued.job.run()), (1, 2));
+    assert!(first.job.detach(&mut conn).await.is_err(), "the first run is stale");
+    rescued.finish(Outcome::Done).await;
+    until(pool, "running", 0).await;
+    assert_eq!(count(pool, "ready").await + count(pool, "deferred").await, 0, "the other one was cancelled");
+    drop(claimed);
+    runtime.shutdown(Duration::from_secs(5)).await;
+}

@@ -51,13 +51,18 @@ pub async fn list(conn: &mut PgConnection, account_id: Uuid) -> Result<Vec<Chann
 /// chosen only when its channel has no connected one: what it is to send waits.
 pub async fn list_loads(conn: &mut PgConnection, account_id: Uuid) -> Result<Vec<Load>, sqlx::Error> {
     sqlx::query_as(
-        "select a.id, a.channel, (select count(*) from enrolments e
-            where e.account_id = $1 and e.channel_account_id = a.id and e.status = 'active') as active
-         from channel_accounts a
-         where a.account_id = $1 and (a.status = 'connected' or (a.status = 'paused' and not exists (
-            select 1 from channel_accounts o
-            where o.account_id = $1 and o.channel = a.channel and o.status = 'connected')))
-         order by a.id limit $2",
+        // Counting is left out where there is nothing to choose between.
+        "with usable as (
+            select a.id, a.channel, count(*) over (partition by a.channel) as of_channel
+            from channel_accounts a
+            where a.account_id = $1 and (a.status = 'connected' or (a.status = 'paused' and not exists (
+                select 1 from channel_accounts o
+                where o.account_id = $1 and o.channel = a.channel and o.status = 'connected')))
+         )
+         select u.id, u.channel, case when u.of_channel > 1 then (select count(*) from enrolments e
+            where e.account_id = $1 and e.channel_account_id = u.id and e.status = 'active') else 0 end as active
+         from usable u
+         order by u.id limit $2",
     )
     .bind(account_id)
     .bind(ACCOUNTS_MAX)

@@ -86,8 +86,11 @@ const OUT_OF_OFFICE: [&str; 8] = [
     "auto-reply",
 ];
 
-const NOT_INTERESTED: [&str; 12] = [
+const NOT_INTERESTED: [&str; 15] = [
     "not interested",
+    "no longer interested",
+    "isn't interested",
+    "aren't interested",
     "no interest",
     "no thanks",
     "no thank you",

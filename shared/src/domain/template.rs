@@ -57,8 +57,8 @@ pub fn unresolved(text: &str) -> Vec<String> {
     names
 }
 
-/// The value of a variable: from `variables`, then the contact's fields and `custom`, then the campaign's. `name` of the
-/// contact is its first and last name; the campaign's is `campaign_name`.
+/// The value of a variable: from `variables`, then the contact's fields and `custom`, then the campaign's. `name` is the
+/// contact's first and last name, `venue` its company; the campaign's name is `campaign_name`.
 pub fn lookup(
     name: &str,
     variables: &Value,
@@ -90,9 +90,9 @@ fn contact_value(name: &str, contact: &Contact) -> Option<String> {
             return Some(names.into_iter().flatten().collect::<Vec<_>>().join(" "))
                 .filter(|name| !name.is_empty());
         }
-        _ => return contact.custom.get(name).and_then(text_of),
+        _ => &None,
     };
-    field.clone()
+    field.clone().or_else(|| contact.custom.get(name).and_then(text_of))
 }
 
 fn campaign_value(name: &str, campaign: &Campaign) -> Option<String> {
@@ -188,6 +188,29 @@ mod tests {
             let rendered = filled(template);
             assert_eq!(rendered.text, text);
             assert_eq!(rendered.unresolved, [""; 0], "{template}");
+        }
+    }
+
+    #[test]
+    fn values_come_from_variables_then_contact_then_campaign() {
+        let new = crate::domain::contact::NewContact {
+            first_name: Some("Sam".into()),
+            custom: Some(json!({"city": "Brooklyn", "venue": "Bell"})),
+            ..Default::default()
+        };
+        let contact = new.to_contact(uuid::Uuid::nil(), uuid::Uuid::nil());
+        let variables = json!({"last_name": "Lee"});
+        let value = |name| lookup(name, &variables, Some(&contact), None);
+        for (name, expected) in [
+            ("last_name", Some("Lee")),
+            ("first_name", Some("Sam")),
+            ("name", Some("Sam")),
+            ("city", Some("Brooklyn")),
+            ("venue", Some("Bell")),
+            ("title", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(value(name).as_deref(), expected, "{name}");
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Report {
 /// What became of a message, by a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It was refused for good.
+    /// It was refused for good, or given up.
     Failed,
     /// It arrived.
     Delivered,
@@ -76,17 +76,13 @@ pub enum Fate {
 }
 
 impl Report {
-    /// Whether the failure says that the address is no good. It does not when the mailbox is full (X.2.2, X.2.3), the mail
-    /// system has trouble (X.3), or the content or a policy is the reason (X.6, X.7; RFC 3463, section 3).
+    /// Whether the failure says that the address is no good. It does not when the mail was given up after a while
+    /// (status 4), when the mailbox is full (5.2.2, 5.2.3), the mail system has trouble (5.3), or the content or a policy
+    /// is the reason (5.6, 5.7; RFC 3463, section 3).
     pub fn is_about_address(&self) -> bool {
-        let Some((_, detail)) = self.status.as_deref().and_then(|status| status.split_once('.')) else {
-            return true;
-        };
-        !(detail.starts_with("3.")
-            || detail.starts_with("6.")
-            || detail.starts_with("7.")
-            || detail == "2.2"
-            || detail == "2.3")
+        let Some(status) = self.status.as_deref() else { return true };
+        let passing = ["4.", "5.2.2", "5.2.3", "5.3.", "5.6.", "5.7."];
+        !passing.into_iter().any(|start| status.starts_with(start))
     }
 }
 
@@ -186,9 +182,8 @@ fn report(message: &Message<'_>) -> Option<Report> {
     let fields = recipient_fields(&String::from_utf8_lossy(status.contents()));
     let field = |name: &str| fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let status = field("status").and_then(|value| value.split_whitespace().next()).map(ToOwned::to_owned);
-    let permanent = status.as_deref().is_none_or(|status| status.starts_with("5."));
     let fate = match field("action").map(str::to_ascii_lowercase).as_deref() {
-        Some("failed") if permanent => Fate::Failed,
+        Some("failed") => Fate::Failed,
         Some("delivered") => Fate::Delivered,
         _ => Fate::Other,
     };
@@ -341,8 +336,8 @@ mod tests {
             ("failed", "5.1.1", Fate::Failed, true),
             ("failed", "5.2.2", Fate::Failed, false),
             ("failed", "5.7.1", Fate::Failed, false),
-            ("failed", "4.4.7", Fate::Other, true),
-            ("delayed", "4.4.1", Fate::Other, true),
+            ("failed", "4.4.7", Fate::Failed, false),
+            ("delayed", "4.4.1", Fate::Other, false),
             ("delivered", "2.1.5", Fate::Delivered, true),
             ("relayed", "2.0.0", Fate::Other, true),
         ] {

@@ -257,18 +257,17 @@ pub async fn mark_sending(
     account_id: Uuid,
     message_id: Uuid,
 ) -> Result<Marked, EngineError> {
-    let Some(message) = db::messages::find(tx, account_id, message_id).await? else {
+    let Some(row) = db::messages::find_to_mark(tx, account_id, message_id).await? else {
         return Ok(Marked::No);
     };
-    let campaign = db::campaigns::find(tx, account_id, message.campaign_id).await?;
-    if let Some(cap) = campaign.and_then(|campaign| campaign.daily_cap) {
+    if let Some(cap) = row.daily_cap {
         // Only the campaign's row keeps two marks from taking the last place under the cap.
-        db::campaigns::lock(tx, account_id, message.campaign_id).await?;
-        if cap_wait(tx, clock, account_id, message.campaign_id, cap).await?.is_some() {
+        db::campaigns::lock(tx, account_id, row.campaign_id).await?;
+        if cap_wait(tx, clock, account_id, row.campaign_id, cap).await?.is_some() {
             return Ok(Marked::No);
         }
     }
-    let order = match message.enrolment_id {
+    let order = match row.enrolment_id {
         Some(enrolment_id) => match db::enrolments::take_order(tx, account_id, enrolment_id).await? {
             Some(order) => Some(order),
             None => return Ok(Marked::No),

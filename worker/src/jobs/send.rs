@@ -127,6 +127,17 @@ async fn deliver(ctx: &Context, job: &Job, outgoing: &Outgoing, offer: Offer<'_>
         count("withdrawn");
         return Ok(Outcome::snooze(REFUSED_MARK_PAUSE));
     }
+    // A reply may cancel the group while the text is on its way; if this process then dies, the next run must still find
+    // the mark and say what is known of the message.
+    match job.detach(&mut tx).await {
+        Ok(()) => {}
+        Err(CompleteError::Stale) => {
+            tx.rollback().await?;
+            count("withdrawn");
+            return Ok(Outcome::Cancelled);
+        }
+        Err(CompleteError::Database(error)) => return Err(error.into()),
+    }
     if let Err(error) = tx.commit().await {
         // The mark may be there. The text is not sent, and the offer goes back before anything else happens.
         drop(offer);

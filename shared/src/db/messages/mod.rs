@@ -28,8 +28,9 @@ mod sending;
 
 pub use decide::{cancel_of_campaign, cancel_of_enrolments, record_approved, record_paused, record_rejected};
 pub use sending::{
-    SendRow, cap_wait_ms, find_to_send, record_arrived, record_blocked, record_cancelled, record_put_back,
-    record_refused, record_sending, record_sent, record_unapproved, record_unknown,
+    MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_blocked,
+    record_cancelled, record_put_back, record_refused, record_sending, record_sent, record_unapproved,
+    record_unknown,
 };
 
 /// A message to be written.

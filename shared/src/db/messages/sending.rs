@@ -94,6 +94,34 @@ pub async fn find_to_send(
     .await
 }
 
+/// What a sending mark must lock.
+#[derive(Debug, Clone, Copy, sqlx::FromRow)]
+pub struct MarkRow {
+    /// The passage; None for a direct send.
+    pub enrolment_id: Option<Uuid>,
+    /// The campaign.
+    pub campaign_id: Uuid,
+    /// How many messages of the campaign may leave in a day.
+    pub daily_cap: Option<i32>,
+}
+
+/// What the mark of a message must lock.
+pub async fn find_to_mark(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<MarkRow>, sqlx::Error> {
+    sqlx::query_as(
+        "select m.enrolment_id, m.campaign_id, a.daily_cap
+         from messages m join campaigns a on a.account_id = m.account_id and a.id = m.campaign_id
+         where m.account_id = $1 and m.id = $2",
+    )
+    .bind(account_id)
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
 /// How many milliseconds from now a campaign that has sent its cap within the last `day_ms` may send again; None when
 /// it may now.
 pub async fn cap_wait_ms(
