@@ -207,8 +207,14 @@ fn one_line(error: &clap::Error) -> String {
         text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
     let mut line = paragraph.join(" ").trim_start_matches("error: ").to_owned();
     if let Some(clap::error::ContextValue::String(argument)) = error.get(clap::error::ContextKind::InvalidArg)
-        && let Some(variable) = variable_of(argument)
+        && let Some((variable, is_secret)) = variable_of(argument)
     {
+        if is_secret
+            && let Some(clap::error::ContextValue::String(value)) =
+                error.get(clap::error::ContextKind::InvalidValue)
+        {
+            line = line.replace(&format!("'{value}'"), "(not shown)");
+        }
         line = format!("{variable}: {line}");
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
@@ -217,12 +223,13 @@ fn one_line(error: &clap::Error) -> String {
     line
 }
 
-/// The variable of the environment that sets an option, written as in an error: `--smtp-url <SMTP_URL>`.
-fn variable_of(argument: &str) -> Option<String> {
+/// The variable of the environment that sets an option, written as in an error: `--smtp-url <SMTP_URL>`; and whether its
+/// value must not be shown.
+fn variable_of(argument: &str) -> Option<(String, bool)> {
     let option = argument.trim_start_matches("--").split([' ', '=']).next()?.to_owned();
     let find = |command: &clap::Command| {
         let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&option))?;
-        arg.get_env().map(|variable| variable.to_string_lossy().into_owned())
+        arg.get_env().map(|variable| (variable.to_string_lossy().into_owned(), arg.is_hide_env_values_set()))
     };
     let definition = Cli::command();
     definition
@@ -248,5 +255,14 @@ mod tests {
         let line = one_line(&error);
         assert!(line.starts_with("IRIS_LOG_FORMAT: "), "{line}");
         assert!(!line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn a_wrong_secret_is_not_shown() {
+        let error = Cli::command()
+            .try_get_matches_from(["iris", "api", "--database-url", "x", "--secret-key", "hunter2"])
+            .unwrap_err();
+        let line = one_line(&error);
+        assert!(line.starts_with("IRIS_SECRET_KEY: ") && !line.contains("hunter2"), "{line}");
     }
 }

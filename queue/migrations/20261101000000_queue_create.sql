@@ -89,7 +89,7 @@ create table queue.lanes (
     constraint lanes_rate check (per_second is null or per_second > 0)
 );
 
--- A group is a path such as `campaign/enrolment`. Its row exists once something was done to the prefix.
+-- A group is a path such as `project/task`. Its row exists once something was done to the prefix.
 create table queue.groups (
     prefix text collate "C" primary key,
     epoch bigint not null default 0,

@@ -56,14 +56,14 @@ impl NewJob {
         })
     }
 
-    /// The fairness key inside the queue: an endpoint, a mailbox, an account.
+    /// The fairness key inside the queue: whatever must not be starved by its neighbours.
     #[must_use]
     pub fn lane(mut self, lane: impl Into<String>) -> Self {
         self.lane = lane.into();
         self
     }
 
-    /// The cancel key, a path such as `campaign/enrolment`.
+    /// The cancel key, a path such as `project/task`.
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.group = Some(group.into());
