@@ -61,7 +61,7 @@ pub struct Up {
 #[derive(Debug, Args)]
 pub struct Api {
     #[command(flatten)]
-    pub api: ApiConfig,
+    pub role: ApiConfig,
     #[command(flatten)]
     pub base: BaseConfig,
     #[command(flatten)]
@@ -72,7 +72,7 @@ pub struct Api {
 #[derive(Debug, Args)]
 pub struct Worker {
     #[command(flatten)]
-    pub worker: WorkerConfig,
+    pub role: WorkerConfig,
     #[command(flatten)]
     pub base: BaseConfig,
     #[command(flatten)]
@@ -83,7 +83,7 @@ pub struct Worker {
 #[derive(Debug, Args)]
 pub struct Dispatcher {
     #[command(flatten)]
-    pub dispatcher: DispatcherConfig,
+    pub role: DispatcherConfig,
     #[command(flatten)]
     pub base: BaseConfig,
     #[command(flatten)]

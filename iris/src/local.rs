@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use shared::{ids::random_bytes, secrets::SecretKey};
+use shared::secrets::SecretKey;
 use tokio::{sync::oneshot, task::JoinHandle};
 
 /// The database URL that stands for the private one until it is started.
@@ -52,9 +52,7 @@ impl Local {
 
     /// What signs the mail that the simulated outside hands in.
     pub fn inbound_secret(&self) -> anyhow::Result<String> {
-        self.secret("inbound-secret", || {
-            random_bytes::<16>().iter().map(|byte| format!("{byte:02x}")).collect()
-        })
+        self.secret("inbound-secret", SecretKey::generate)
     }
 
     /// Where the first key of `iris up` is kept, so that its next start can print it again.

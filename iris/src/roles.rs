@@ -14,17 +14,17 @@ use crate::{
 
 /// The API.
 pub async fn api(config: cli::Api, local: Option<Local>) -> anyhow::Result<()> {
-    with_database(config.base, local, |base, stop| api::run(config.api, base, stop)).await
+    with_database(config.base, local, |base, stop| api::run(config.role, base, stop)).await
 }
 
 /// The worker.
 pub async fn worker(config: cli::Worker, local: Option<Local>) -> anyhow::Result<()> {
-    with_database(config.base, local, |base, stop| worker::run(config.worker, base, stop)).await
+    with_database(config.base, local, |base, stop| worker::run(config.role, base, stop)).await
 }
 
 /// The dispatcher.
 pub async fn dispatcher(config: cli::Dispatcher, local: Option<Local>) -> anyhow::Result<()> {
-    with_database(config.base, local, |base, stop| dispatcher::run(config.dispatcher, base, stop)).await
+    with_database(config.base, local, |base, stop| dispatcher::run(config.role, base, stop)).await
 }
 
 /// The schema.

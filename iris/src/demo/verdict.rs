@@ -36,6 +36,7 @@ pub struct Table {
 
 /// What became of one step over all contacts. Every planned message has exactly one fate.
 #[derive(Debug, Clone, Default, Serialize, FromRow)]
+#[expect(clippy::struct_field_names, reason = "the columns of the table")]
 pub struct Step {
     pub step: i32,
     pub planned: i64,

@@ -81,7 +81,8 @@ pub async fn show(stage: &Stage, campaign: &str, contacts: u32) -> Infallible {
         let shown = stage.client.glance(&path).await;
         let verified = verified(stage).await;
         if let (Some(shown), Some(verified)) = (&shown, verified) {
-            let rate = (verified.saturating_sub(webhooks.1)) as f64 / webhooks.0.elapsed().as_secs_f64();
+            let more = u32::try_from(verified.saturating_sub(webhooks.1)).unwrap_or(u32::MAX);
+            let rate = f64::from(more) / webhooks.0.elapsed().as_secs_f64();
             webhooks = (Instant::now(), verified);
             bars.set(&shown["progress"], verified, rate);
             if !terminal && printed.elapsed() > LINE {

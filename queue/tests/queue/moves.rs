@@ -295,7 +295,7 @@ async fn steady(pool: &sqlx::PgPool) {
     )
     .execute(pool)
     .await
-    .unwrap();
+    .expect("the database answers");
 }
 
 async fn rescue(pool: &sqlx::PgPool, orphans: bool) {
@@ -303,7 +303,7 @@ async fn rescue(pool: &sqlx::PgPool, orphans: bool) {
         .bind(orphans)
         .execute(pool)
         .await
-        .unwrap();
+        .expect("the database answers");
 }
 
 #[tokio::test]
@@ -339,11 +339,14 @@ async fn expire(pool: &sqlx::PgPool, lease: uuid::Uuid) {
         .bind(lease)
         .execute(pool)
         .await
-        .unwrap();
+        .expect("the database answers");
 }
 
 /// Makes every timer due, and promotes it.
 async fn promote_all(pool: &sqlx::PgPool) {
-    sqlx::query("update queue.deferred set run_at = now()").execute(pool).await.unwrap();
-    sqlx::query("select * from queue.promote(1000)").execute(pool).await.unwrap();
+    sqlx::query("update queue.deferred set run_at = now()")
+        .execute(pool)
+        .await
+        .expect("the database answers");
+    sqlx::query("select * from queue.promote(1000)").execute(pool).await.expect("the database answers");
 }

@@ -80,6 +80,10 @@ impl Database {
 
 /// The options of every connection of iris: its name and its deadlines.
 pub fn connect_options(url: &str, name: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    // The parser takes any scheme, and would look for a PostgreSQL where there is another database.
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(sqlx::Error::Configuration("must begin with postgres://".into()));
+    }
     Ok(PgConnectOptions::from_str(url)?.application_name(name).options([
         ("statement_timeout", STATEMENT_TIMEOUT),
         ("lock_timeout", LOCK_TIMEOUT),
