@@ -10,11 +10,8 @@ use crate::{
     cli,
     local::{Local, write_private},
     places, roles,
-    world::{self, World},
+    world::{self, MAILBOX, World},
 };
-
-/// The mailbox of the simulated outside.
-const MAILBOX: &str = "iris@iris.example.com";
 
 /// Runs until SIGTERM or SIGINT. The API listens before anything is printed.
 pub async fn run(mut config: cli::Up, local: Option<Local>) -> anyhow::Result<()> {

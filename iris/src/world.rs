@@ -17,6 +17,9 @@ use tokio::{
 /// How long the outside may take to be there.
 const START: Duration = Duration::from_secs(10);
 
+/// The mailbox that the people of the outside answer to.
+pub const MAILBOX: &str = "iris@iris.example.com";
+
 /// Where the outside listens.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Addresses {

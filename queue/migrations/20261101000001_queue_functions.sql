@@ -162,15 +162,15 @@ $$;
 -- Records outcomes of running jobs and returns the ids that were accepted; a job whose run is not the given one is
 -- stale and is left alone. Outcomes: done, cancelled, retry (an attempt is counted), snooze (none is), handback (never
 -- started), dead. A retry past `max_attempts` is dead with reason `exhausted`. `p_delays` are milliseconds.
-create function queue.complete(p_ids uuid[], p_runs integer[], p_outcomes text[], p_delays bigint[], p_at timestamptz[],
+create function queue.complete(p_ids uuid[], p_runs integer[], p_outcomes text[], p_delays bigint[],
     p_errors text[], p_reasons text[]) returns setof uuid
 language sql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
     with input as materialized (
-        select * from unnest(p_ids, p_runs, p_outcomes, p_delays, p_at, p_errors, p_reasons)
-            as t(id, run, outcome, delay, at, error, why)
+        select * from unnest(p_ids, p_runs, p_outcomes, p_delays, p_errors, p_reasons)
+            as t(id, run, outcome, delay, error, why)
     ), gone as (
         delete from queue.running r using input i where r.id = i.id and r.run = i.run
-        returning r.*, i.outcome, i.delay, i.at, i.error, i.why
+        returning r.*, i.outcome, i.delay, i.error, i.why
     ), judged as (
         select g.*,
             case
@@ -191,7 +191,7 @@ language sql set enable_seqscan = off set enable_hashjoin = off set enable_merge
             max_attempts, payload, trace, created_at, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, crashes, run,
             max_attempts, payload, trace, created_at, coalesce(error, last_error),
-            coalesce(at, now() + make_interval(secs => delay / 1000.0))
+            now() + make_interval(secs => delay / 1000.0)
         from judged where fate = 'defer'
     ), returned as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,

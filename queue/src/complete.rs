@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -102,13 +101,11 @@ pub async fn complete_many(
     if outcomes.is_empty() {
         return Ok(HashSet::new());
     }
-    let at: Vec<Option<DateTime<Utc>>> = vec![None; outcomes.len()];
-    let accepted: Vec<(Uuid,)> = sqlx::query_as("select * from queue.complete($1, $2, $3, $4, $5, $6, $7)")
+    let accepted: Vec<(Uuid,)> = sqlx::query_as("select * from queue.complete($1, $2, $3, $4, $5, $6)")
         .bind(outcomes.iter().map(|o| o.id).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.run).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.outcome).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.delay_ms).collect::<Vec<_>>())
-        .bind(at)
         .bind(outcomes.iter().map(|o| o.error.clone()).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.reason).collect::<Vec<_>>())
         .fetch_all(conn)

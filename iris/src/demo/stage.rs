@@ -16,11 +16,8 @@ use super::{client::Client, processes::Processes};
 use crate::{
     local::Local,
     places, roles,
-    world::{self, World},
+    world::{self, MAILBOX, World},
 };
-
-/// The mailbox of the demo.
-const MAILBOX: &str = "iris@iris.example.com";
 
 /// Everything that plays.
 #[derive(Debug)]
