@@ -107,6 +107,13 @@ create table queue.leases (
     expires_at timestamptz not null
 );
 
+-- One row per process that died of late: whether a job is to blame for the death of its processes is judged by those
+-- that died without it.
+create table queue.deaths (
+    lease uuid primary key,
+    died_at timestamptz not null default clock_timestamp()
+);
+
 -- One row per periodic job; `last_tick` moves in the transaction that enqueues, so a tick runs once over all replicas.
 create table queue.schedules (
     name text primary key,

@@ -251,14 +251,20 @@ create function queue.is_steady(p_expiry interval) returns boolean language sql 
     from leases
 $$;
 
--- Ends expired leases and gives their running jobs back, a crash counted; the third crash is death. They become due
--- within a second, after a second crash within four: a job that kills its process does so ever less often, and those
--- that merely died with it do not all run, and die, together again. Jobs whose lease row is gone altogether (a restored
--- backup) are found when `p_orphans` is set.
-create function queue.rescue(p_crashes integer, p_expiry interval, p_orphans boolean, out rescued integer, out died integer)
+-- Ends expired leases and gives their running jobs back, a crash counted. They become due within a second, after a
+-- second crash within four, then within sixteen: those that merely died together shall not all run, and die, together
+-- again.
+--
+-- The third crash is death when the job was in more than half of the process deaths of the last ten minutes. When
+-- processes die without it as well, by a failing machine or whoever kills them, a crash says little against the job,
+-- and it takes `p_crashes_max` of them. Jobs whose lease row is gone altogether (a restored backup) are found when
+-- `p_orphans` is set.
+create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean,
+    out rescued integer, out died integer)
 language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
     v_leases uuid[];
+    v_deaths integer;
 begin
     rescued := 0; died := 0;
     if not queue.is_steady(p_expiry) then
@@ -268,6 +274,8 @@ begin
         delete from queue.leases where id in (
             select id from queue.leases where expires_at < clock_timestamp() for update skip locked)
         returning id
+    ), died as (
+        insert into queue.deaths (lease) select id from expired
     )
     select array_agg(id) into v_leases from expired;
     if p_orphans then
@@ -277,12 +285,16 @@ begin
     if v_leases is null then
         return;
     end if;
+    delete from queue.deaths where died_at < clock_timestamp() - interval '10 minutes';
+    select count(*) into v_deaths from queue.deaths;
     with taken as (
         delete from queue.running r where r.lease = any (v_leases) returning r.*
     ), judged as (
         select t.*,
             case when t.grp is not null and queue.epoch_of(t.grp) > t.epoch then 'finish'
-                 when t.crashes + 1 >= p_crashes then 'die' else 'defer' end as fate
+                 when t.crashes + 1 >= p_crashes_max then 'die'
+                 when t.crashes + 1 >= p_crashes and v_deaths < 2 * (t.crashes + 1) then 'die'
+                 else 'defer' end as fate
         from taken t
     ), unkeyed as (
         delete from queue.keys k using judged j
@@ -292,7 +304,7 @@ begin
             max_attempts, payload, trace, created_at, ready_at, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
             max_attempts, payload, trace, created_at, ready_at, last_error,
-            now() + make_interval(secs => random() * power(4, crashes))
+            now() + make_interval(secs => random() * power(4, least(crashes, 2)))
         from judged where fate = 'defer'
         returning 1
     ), buried as (

@@ -41,5 +41,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 pub const NAME_BYTES_MAX: usize = 64;
 /// The longest group path in bytes: a few names and the slashes between them.
 pub const GROUP_BYTES_MAX: usize = 200;
-/// A job whose process died this many times while running it is dead with the reason `crashed`.
-pub const CRASHES_MAX: i32 = 3;
+/// A job whose process died this many times while running it is dead with the reason `crashed`, if it was in more than
+/// half of the process deaths of the last ten minutes.
+pub const CRASHES: i32 = 3;
+/// The same when processes die without it as well.
+pub const CRASHES_MAX: i32 = 10;

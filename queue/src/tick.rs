@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    CRASHES_MAX, Error, Schedule, Wake,
+    CRASHES, CRASHES_MAX, Error, Schedule, Wake,
     beat::EXPIRY,
     claim::{Cursor, Raw},
     complete::{Recorded, complete_many},
@@ -301,7 +301,8 @@ async fn look(shared: &Shared) -> Result<(), Error> {
 
 async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
     let (rescued, died): (i32, i32) = within(
-        sqlx::query_as("select rescued, died from queue.rescue($1, make_interval(secs => $2), $3)")
+        sqlx::query_as("select rescued, died from queue.rescue($1, $2, make_interval(secs => $3), $4)")
+            .bind(CRASHES)
             .bind(CRASHES_MAX)
             .bind(EXPIRY.as_secs_f64())
             .bind(orphans)

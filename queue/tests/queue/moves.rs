@@ -276,6 +276,27 @@ async fn the_third_crash_ends_a_job_and_no_crash_is_an_attempt() {
 }
 
 #[tokio::test]
+async fn a_job_is_not_blamed_for_deaths_that_happen_without_it_but_not_for_ever() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1)]).await;
+    steady(pool).await;
+    for crash in 1..=10 {
+        assert_eq!(count(pool, "dead").await, 0, "crash {crash}");
+        let held = lease(pool).await;
+        assert_eq!(claim(pool, held, 1).await.len(), 1, "crash {crash}");
+        for lease in [held, lease(pool).await] {
+            expire(pool, lease).await;
+        }
+        rescue(pool, false).await;
+        promote_all(pool).await;
+    }
+    let dead: (String, i16) =
+        sqlx::query_as("select reason, crashes from queue.dead").fetch_one(pool).await.unwrap();
+    assert_eq!(dead, ("crashed".into(), 10));
+}
+
+#[tokio::test]
 async fn running_jobs_without_a_lease_row_are_found() {
     let database = database().await;
     let pool = database.pool();
@@ -299,7 +320,7 @@ async fn steady(pool: &sqlx::PgPool) {
 }
 
 async fn rescue(pool: &sqlx::PgPool, orphans: bool) {
-    sqlx::query("select * from queue.rescue(3, interval '6 seconds', $1)")
+    sqlx::query("select * from queue.rescue(3, 10, interval '6 seconds', $1)")
         .bind(orphans)
         .execute(pool)
         .await

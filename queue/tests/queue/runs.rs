@@ -349,7 +349,7 @@ async fn a_detached_job_survives_the_cancel_of_its_group_and_the_death_of_its_pr
     .execute(pool)
     .await
     .unwrap();
-    sqlx::query("select * from queue.rescue(3, interval '6 seconds', true)").execute(pool).await.unwrap();
+    sqlx::query("select * from queue.rescue(3, 10, interval '6 seconds', true)").execute(pool).await.unwrap();
     let rescued = soon(source.next()).await.unwrap();
     assert_eq!((rescued.payload.n, rescued.job.run()), (1, 2));
     assert!(first.job.detach(&mut conn).await.is_err(), "the first run is stale");
