@@ -156,6 +156,9 @@ create table messages (
     approved_at timestamptz,
     sending_at timestamptz,
     sent_at timestamptz,
+    -- What arrived or was opened stays so when it is answered or comes back later.
+    delivered_at timestamptz,
+    opened_at timestamptz,
     primary key (account_id, id),
     foreign key (account_id, conversation_id) references conversations (account_id, id),
     constraint messages_direction check (direction in ('inbound', 'outbound')),
@@ -163,6 +166,8 @@ create table messages (
         'delivered', 'opened', 'replied', 'bounced', 'failed', 'unknown', 'rejected', 'cancelled', 'received')),
     constraint messages_received check ((status = 'received') = (direction = 'inbound')),
     constraint messages_sent check (status not in ('sent', 'delivered', 'opened', 'replied') or sent_at is not null),
+    constraint messages_delivered check (status <> 'delivered' or delivered_at is not null),
+    constraint messages_opened check (status <> 'opened' or opened_at is not null),
     constraint messages_sending check (status not in ('sending', 'sent', 'unknown') or sending_at is not null),
     constraint messages_blocked check (blocked_reason is null or blocked_reason in ('outside_window', 'daily_cap',
         'mailbox_paused', 'campaign_paused', 'suppressed', 'no_account', 'unresolved_variables', 'cold_dm_not_allowed',

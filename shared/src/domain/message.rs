@@ -27,7 +27,8 @@ text_enum! {
     ///                    |              |                   |         |         |          |
     ///                    v              |                   |         +---------+----------+---> replied | bounced
     ///                 rejected          |                   |
-    ///                                   |                   +-> unknown -> sent | replied | bounced
+    ///                                   |                   +-> delivered | replied (known before the channel's answer)
+    ///                                   |                   +-> unknown -> sent | delivered | replied | bounced
     ///                                   |                   +-> approved | cancelled (refused for now: nothing was accepted)
     ///                                   +-------------------+-> bounced | failed
     ///     drafting, pending, approved, scheduled -> cancelled
@@ -88,7 +89,7 @@ impl MessageStatus {
             (Drafting, Pending | Cancelled)
                 | (Pending, Approved | Scheduled | Rejected | Cancelled)
                 | (Approved | Scheduled, Sending | Bounced | Failed | Cancelled | Pending)
-                | (Sending, Sent | Unknown | Approved | Cancelled | Replied | Bounced | Failed)
+                | (Sending, Sent | Unknown | Approved | Cancelled | Delivered | Replied | Bounced | Failed)
                 | (Unknown, Sent | Delivered | Replied | Bounced)
                 | (Sent, Delivered | Opened | Replied | Bounced)
                 | (Delivered, Opened | Replied | Bounced)
@@ -227,6 +228,13 @@ pub fn validate_text(subject: Option<&str>, content: Option<&str>) -> Vec<FieldE
         }
     }
     checks.finish()
+}
+
+/// The subject of what follows a message: `Re: ` and its subject, within [`SUBJECT_CHARS_MAX`].
+pub fn follow_up_subject(subject: &str) -> String {
+    let follows = subject.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("re:"));
+    let subject = if follows { subject.to_owned() } else { format!("Re: {subject}") };
+    subject.chars().take(SUBJECT_CHARS_MAX).collect()
 }
 
 /// A new Message-ID for a message that leaves from `mailbox`: the message's id at the mailbox's domain, so that an

@@ -335,7 +335,7 @@ impl Arrival<'_> {
 
 /// Records that a message was delivered or answered, if it left and its status allows it. One of which nobody knew was
 /// accepted after all, which raises message.sent. One whose body is still on the way is left to the process that sends
-/// it.
+/// it, which finds the answer stored or the arrival noted.
 async fn record_arrival(
     tx: &mut Tx,
     account_id: Uuid,
@@ -345,6 +345,9 @@ async fn record_arrival(
     let locked = db::messages::lock_many(tx, account_id, &[message_id]).await?.pop();
     let Some(before) = locked.filter(|message| message.status.may_become(status)) else { return Ok(()) };
     if before.status == MessageStatus::Sending {
+        if status == MessageStatus::Delivered {
+            db::messages::record_arrived_early(tx, account_id, message_id).await?;
+        }
         return Ok(());
     }
     let after = db::messages::record_arrived(tx, account_id, message_id, status).await?;

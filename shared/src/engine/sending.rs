@@ -274,8 +274,18 @@ pub async fn mark_sending(
         },
         None => None,
     };
-    let marked = db::messages::record_sending(tx, account_id, message_id, order).await?;
-    Ok(if marked { Marked::Yes { order } } else { Marked::No })
+    if !db::messages::record_sending(tx, account_id, message_id, order).await? {
+        return Ok(Marked::No);
+    }
+    // A pause does not lock the enrolment. If the mark waited for one, its statement still saw the campaign as it was
+    // before; this one sees what the pause has committed. A later pause waits for this mark's message.
+    if row.enrolment_id.is_some() {
+        let campaign = db::campaigns::find(tx, account_id, row.campaign_id).await?;
+        if campaign.is_none_or(|campaign| campaign.status != CampaignStatus::Active) {
+            return Ok(Marked::No);
+        }
+    }
+    Ok(Marked::Yes { order })
 }
 
 /// Records that the channel accepted the message, also when that comes late for one that was `unknown`. Raises
@@ -291,8 +301,7 @@ pub async fn record_sent(
     let Some(message) = db::messages::record_sent(tx, account_id, message_id).await? else {
         return Ok(before);
     };
-    let event = NewEvent::new(account_id, EventType::MessageSent, message_id, message.public());
-    outbox::append(tx, &[event]).await?;
+    append_sent(tx, &message).await?;
     // An unknown one was counted when it became so.
     if before.status == MessageStatus::Sending {
         count_sent(tx, clock, &message, enrolment).await?;
@@ -301,7 +310,8 @@ pub async fn record_sent(
 }
 
 /// Records that nobody knows whether the message was accepted. It counts as sent for the sequence and is never sent
-/// again by itself. Done twice it does nothing more.
+/// again by itself. If an answer to it, or a note that it arrived, is stored already, it was accepted: that raises
+/// message.sent. Done twice it does nothing more.
 pub async fn record_unknown(
     tx: &mut Tx,
     clock: &Clock,
@@ -313,8 +323,25 @@ pub async fn record_unknown(
     let Some(message) = db::messages::record_unknown(tx, account_id, message_id, &cut(error)).await? else {
         return find(tx, account_id, message_id).await;
     };
+    if message.sent_at.is_some() {
+        append_sent(tx, &message).await?;
+    }
     count_sent(tx, clock, &message, enrolment).await?;
     Ok(message)
+}
+
+/// Raises message.sent, and message.delivered if that was known first.
+async fn append_sent(tx: &mut Tx, message: &Message) -> Result<(), EngineError> {
+    let mut kinds = vec![EventType::MessageSent];
+    if message.status == MessageStatus::Delivered {
+        kinds.push(EventType::MessageDelivered);
+    }
+    let events: Vec<NewEvent> = kinds
+        .into_iter()
+        .map(|kind| NewEvent::new(message.account_id, kind, message.id, message.public()))
+        .collect();
+    outbox::append(tx, &events).await?;
+    Ok(())
 }
 
 /// Notes on conversation and enrolment that a message left, and plans the next step.

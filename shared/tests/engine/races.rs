@@ -1,14 +1,20 @@
 //! What two connections do to each other: promise 6, a reply wins.
 
+use std::time::Duration;
+
 use shared::{
     Tx,
-    domain::{enrolment::EnrolmentStatus, message::MessageStatus},
+    domain::{
+        campaign::{CampaignPatch, CampaignStatus},
+        enrolment::EnrolmentStatus,
+        message::{Message, MessageStatus},
+    },
     engine::{self, inbound::InboundOutcome, sending::Marked},
     events::EventType,
 };
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, answer, campaign, contact};
+use crate::fixture::{Fixture, answer, campaign, contact, report};
 
 /// A campaign whose contact got step 0 and has step 1 approved: the follow-up, and the Message-ID of the first.
 async fn before_the_follow_up(fixture: &Fixture) -> (Uuid, Uuid, String) {
@@ -26,18 +32,23 @@ async fn store(tx: &mut Tx, fixture: &Fixture, raw: &str) -> InboundOutcome {
 
 /// Returns once `count` connections of this database wait for a lock.
 async fn until_waiting(fixture: &Fixture, count: i64) {
-    loop {
-        let waiting: i64 = sqlx::query_scalar(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
-        )
-        .fetch_one(fixture.database.pool())
-        .await
-        .unwrap();
-        if waiting >= count {
-            return;
+    let waiting = async {
+        loop {
+            let waiting: i64 = sqlx::query_scalar(
+                "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock'",
+            )
+            .fetch_one(fixture.database.pool())
+            .await
+            .expect("PostgreSQL answers");
+            if waiting >= count {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
-    }
+    };
+    // Less than the lock timeout of the connections, so that what is said is that nobody waits.
+    tokio::time::timeout(Duration::from_secs(9), waiting).await.expect("a connection waits for a lock");
 }
 
 #[tokio::test]
@@ -57,6 +68,27 @@ async fn no_message_is_marked_after_a_stored_reply() {
     let (marked, ()) = tokio::join!(mark, commit);
     assert_eq!(marked, Marked::No);
     assert_eq!(fixture.message(follow_up).await.status, MessageStatus::Cancelled);
+}
+
+#[tokio::test]
+async fn no_message_is_marked_after_a_pause() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, follow_up, _) = before_the_follow_up(&fixture).await;
+    let mut pause = fixture.tx().await;
+    let paused = CampaignPatch::status(CampaignStatus::Paused);
+    engine::campaigns::update(&mut pause, fixture.account_id, campaign_id, &paused).await.unwrap();
+
+    // The mark waits for the pause, in a statement that began when the campaign was active.
+    let mark = fixture.mark(follow_up);
+    let commit = async {
+        until_waiting(&fixture, 1).await;
+        pause.commit().await.unwrap();
+    };
+    let (marked, ()) = tokio::join!(mark, commit);
+    assert_eq!(marked, Marked::No);
+    assert!(fixture.message(follow_up).await.status.is_approved());
+    fixture.set_status(campaign_id, CampaignStatus::Active).await;
+    assert!(matches!(fixture.mark(follow_up).await, Marked::Yes { .. }));
 }
 
 #[tokio::test]
@@ -100,6 +132,64 @@ async fn an_answer_faster_than_the_final_answer_of_the_server_is_no_crossing() {
     assert_eq!(fixture.message(message.id).await.status, MessageStatus::Sending);
     let sent = fixture.record_sent(message.id).await;
     assert_eq!((sent.status, sent.crossed), (MessageStatus::Replied, false));
+}
+
+/// What a run records that finds the mark of a process that died.
+async fn record_unknown(fixture: &Fixture, message_id: Uuid) -> Message {
+    let mut tx = fixture.tx().await;
+    let (clock, account_id) = (&fixture.clock, fixture.account_id);
+    let message =
+        engine::sending::record_unknown(&mut tx, clock, account_id, message_id, "died").await.unwrap();
+    tx.commit().await.unwrap();
+    message
+}
+
+#[tokio::test]
+async fn an_answer_stored_while_the_sender_dies_says_that_the_message_arrived() {
+    let fixture = Fixture::new().await;
+    let active = fixture.active_campaign(&campaign(), &["a@x.example"]).await;
+    let enrolment = fixture.enrolment(active.id, "a@x.example").await;
+    let message = fixture.approved(enrolment.id, 0).await;
+    fixture.mark(message.id).await;
+    let raw = answer("a@x.example", "r1@x.example", message.rfc_message_id.as_deref(), "that was quick");
+    fixture.receive(&raw).await;
+
+    let known = record_unknown(&fixture, message.id).await;
+    assert_eq!((known.status, known.crossed, known.error.as_deref()), (MessageStatus::Replied, false, None));
+    assert_eq!(known.sent_at, known.sending_at);
+    assert_eq!(fixture.events(EventType::MessageSent).await, [known.public()]);
+    assert_eq!(record_unknown(&fixture, message.id).await, known, "twice is once");
+    assert_eq!(fixture.events(EventType::MessageSent).await.len(), 1);
+    assert_eq!(fixture.enrolment(active.id, "a@x.example").await.last_sent_step, Some(0));
+}
+
+#[tokio::test]
+async fn an_arrival_noted_while_the_message_is_on_the_way_is_not_forgotten() {
+    let fixture = Fixture::new().await;
+    let emails = ["a@x.example", "b@x.example"];
+    let active = fixture.active_campaign(&campaign(), &emails).await;
+    let mut known = Vec::new();
+    for (email, dies) in emails.into_iter().zip([true, false]) {
+        let enrolment = fixture.enrolment(active.id, email).await;
+        let message = fixture.approved(enrolment.id, 0).await;
+        fixture.mark(message.id).await;
+        let original = message.rfc_message_id.unwrap();
+        fixture.receive(&report(email, &format!("dsn-{email}"), &original, "delivered", "2.0.0")).await;
+        assert_eq!(fixture.message(message.id).await.status, MessageStatus::Sending);
+        known.push(if dies {
+            record_unknown(&fixture, message.id).await
+        } else {
+            fixture.record_sent(message.id).await
+        });
+    }
+    assert!(
+        known.iter().all(|message| message.status == MessageStatus::Delivered && message.sent_at.is_some())
+    );
+    let public: Vec<_> = known.iter().map(Message::public).collect();
+    assert_eq!(fixture.events(EventType::MessageSent).await, public);
+    assert_eq!(fixture.events(EventType::MessageDelivered).await, public);
+    assert_eq!(fixture.jobs("draft").await.len(), 4, "two first drafts and two follow-ups");
+    assert_eq!(fixture.progress(active.id).await.delivered, 2);
 }
 
 #[tokio::test]

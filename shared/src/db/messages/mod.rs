@@ -16,10 +16,35 @@ use crate::domain::{
 /// The columns of a [`Message`].
 macro_rules! columns {
     () => {
-        "account_id, id, conversation_id, campaign_id, contact_id, enrolment_id, step, direction, channel,
-         channel_account_id, status, subject, content, variables, rfc_message_id, in_reply_to, order_number, crossed,
-         blocked_reason, next_attempt_at, due_at, error, model, intent, sentiment, created_at, updated_at, approved_at,
-         sending_at, sent_at"
+        columns!("blocked_reason, next_attempt_at")
+    };
+    ($waiting:literal) => {
+        concat!(
+            "account_id, id, conversation_id, campaign_id, contact_id, enrolment_id, step, direction, channel,
+             channel_account_id, status, subject, content, variables, rfc_message_id, in_reply_to, order_number, crossed, ",
+            $waiting,
+            ", due_at, error, model, intent, sentiment, created_at, updated_at, approved_at, sending_at, sent_at"
+        )
+    };
+}
+
+/// The columns of a [`Message`] and its table, where people look at it: one that could leave but for its mailbox's
+/// closed lane shows what the lane waits for.
+macro_rules! shown {
+    () => {
+        concat!(
+            columns!(
+                "coalesce(blocked_reason, lane.waits_for) as blocked_reason,
+                 greatest(next_attempt_at, lane.open_at) as next_attempt_at"
+            ),
+            " from messages left join lateral (
+                select coalesce(l.reason, 'mailbox_paused') as waits_for, l.closed_until as open_at
+                from queue.lanes l
+                where l.queue = 'send' and l.lane = messages.channel_account_id::text
+                    and (l.paused or l.closed_until > now())
+                    and messages.status in ('approved', 'scheduled') and coalesce(messages.due_at, now()) <= now()
+             ) lane on true"
+        )
     };
 }
 
@@ -28,9 +53,9 @@ mod sending;
 
 pub use decide::{cancel_of_campaign, cancel_of_enrolments, record_approved, record_paused, record_rejected};
 pub use sending::{
-    MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_blocked,
-    record_cancelled, record_put_back, record_refused, record_sending, record_sent, record_unapproved,
-    record_unknown,
+    MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_arrived_early,
+    record_blocked, record_cancelled, record_put_back, record_put_off, record_refused, record_sending,
+    record_sent, record_unapproved, record_unknown,
 };
 
 /// A message to be written.
@@ -125,7 +150,7 @@ pub async fn find(
     account_id: Uuid,
     id: Uuid,
 ) -> Result<Option<Message>, sqlx::Error> {
-    sqlx::query_as(concat!("select ", columns!(), " from messages where account_id = $1 and id = $2"))
+    sqlx::query_as(concat!("select ", shown!(), " where account_id = $1 and id = $2"))
         .bind(account_id)
         .bind(id)
         .fetch_optional(conn)
@@ -217,9 +242,8 @@ pub async fn list_by_conversation(
 ) -> Result<Rows<Message>, sqlx::Error> {
     let rows = sqlx::query_as(concat!(
         "select ",
-        columns!(),
-        " from messages
-         where account_id = $1 and conversation_id = $2 and ($3::uuid is null or id < $3)
+        shown!(),
+        " where account_id = $1 and conversation_id = $2 and ($3::uuid is null or id < $3)
          order by id desc limit $4 offset $5"
     ))
     .bind(account_id)

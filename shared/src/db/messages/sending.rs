@@ -181,13 +181,38 @@ pub async fn record_blocked(
     after_ms: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update messages set blocked_reason = $3, next_attempt_at = now() + $4 * interval '1 millisecond',
+        "update messages set blocked_reason = $3, next_attempt_at = now() + $4 * interval '1 millisecond', error = null,
             updated_at = now()
          where account_id = $1 and id = $2 and status in ('approved', 'scheduled')",
     )
     .bind(account_id)
     .bind(id)
     .bind(reason)
+    .bind(after_ms)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Shows what kept an approved message from leaving, and when it is tried again. What the recipient's side put off has
+/// no `reason` of ours: the error says what it answered.
+pub async fn record_put_off(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    reason: Option<BlockedReason>,
+    error: &str,
+    after_ms: i64,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update messages set blocked_reason = $3, error = $4, updated_at = now(),
+            next_attempt_at = now() + $5 * interval '1 millisecond'
+         where account_id = $1 and id = $2 and status in ('approved', 'scheduled')",
+    )
+    .bind(account_id)
+    .bind(id)
+    .bind(reason)
+    .bind(error)
     .bind(after_ms)
     .execute(conn)
     .await?;
@@ -233,27 +258,41 @@ pub async fn record_cancelled(
     Ok(())
 }
 
-/// Records that the channel accepted a message that was on the way, or of which nobody knew: sent, or replied when the
-/// answer to it was faster. It has crossed when a reply to something else was stored after its mark. None when its fate
-/// was known.
+/// What is known of a message on the way, `$1` and `$2`, before the channel has said anything: whether an answer to it
+/// is stored.
+macro_rules! with_answer {
+    () => {
+        "with answer as (
+            select count(i.id) > 0 as came from messages o join messages i
+                on i.account_id = o.account_id and i.conversation_id = o.conversation_id and i.direction = 'inbound'
+                    and i.in_reply_to = o.rfc_message_id and i.intent is distinct from 'out_of_office'
+            where o.account_id = $1 and o.id = $2
+         ) "
+    };
+}
+
+/// Whether a message `m` has crossed: a reply to something else was stored after its mark.
+macro_rules! has_crossed {
+    () => {
+        "not answer.came and exists (select 1 from enrolments e
+            where e.account_id = m.account_id and e.id = m.enrolment_id and e.replied_order > m.order_number)"
+    };
+}
+
+/// Records that the channel accepted a message that was on the way, or of which nobody knew: sent, or replied or
+/// delivered when the answer to it or the note of its arrival was faster. None when its fate was known.
 pub async fn record_sent(
     conn: &mut PgConnection,
     account_id: Uuid,
     id: Uuid,
 ) -> Result<Option<Message>, sqlx::Error> {
     sqlx::query_as(concat!(
-        "with answer as (
-            select count(i.id) > 0 as came from messages o join messages i
-                on i.account_id = o.account_id and i.conversation_id = o.conversation_id and i.direction = 'inbound'
-                    and i.in_reply_to = o.rfc_message_id and i.intent is distinct from 'out_of_office'
-            where o.account_id = $1 and o.id = $2
-         )
-         update messages m set status = case when answer.came then 'replied' else 'sent' end, sent_at = now(),
-            error = null, updated_at = now(),
-            crossed = not answer.came and exists (select 1 from enrolments e
-                where e.account_id = m.account_id and e.id = m.enrolment_id and e.replied_order > m.order_number)
-         from answer
-         where account_id = $1 and id = $2 and status in ('sending', 'unknown') returning ",
+        with_answer!(),
+        "update messages m set error = null, updated_at = now(), sent_at = now(),
+            status = case when answer.came then 'replied' when delivered_at is not null then 'delivered' else 'sent' end,
+            crossed = ",
+        has_crossed!(),
+        " from answer where account_id = $1 and id = $2 and status in ('sending', 'unknown') returning ",
         columns!()
     ))
     .bind(account_id)
@@ -262,7 +301,8 @@ pub async fn record_sent(
     .await
 }
 
-/// Records that nobody knows whether a message on the way was accepted. None when it was not on the way.
+/// Records that the channel never said whether it accepted a message on the way: unknown, but replied or delivered when
+/// an answer to it or a note of its arrival is stored. None when it was not on the way.
 pub async fn record_unknown(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -270,10 +310,15 @@ pub async fn record_unknown(
     error: &str,
 ) -> Result<Option<Message>, sqlx::Error> {
     sqlx::query_as(concat!(
-        "update messages m set status = 'unknown', error = $3, updated_at = now(),
-            crossed = exists (select 1 from enrolments e
-                where e.account_id = m.account_id and e.id = m.enrolment_id and e.replied_order > m.order_number)
-         where account_id = $1 and id = $2 and status = 'sending' returning ",
+        with_answer!(),
+        "update messages m set updated_at = now(),
+            status = case when answer.came then 'replied' when delivered_at is not null then 'delivered'
+                else 'unknown' end,
+            sent_at = case when answer.came or delivered_at is not null then sending_at end,
+            error = case when answer.came or delivered_at is not null then null else $3 end,
+            crossed = ",
+        has_crossed!(),
+        " from answer where account_id = $1 and id = $2 and status = 'sending' returning ",
         columns!()
     ))
     .bind(account_id)
@@ -281,6 +326,22 @@ pub async fn record_unknown(
     .bind(error)
     .fetch_optional(conn)
     .await
+}
+
+/// Notes that a locked message whose body is on the way has arrived; its status follows when its sending ends.
+pub async fn record_arrived_early(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update messages set delivered_at = now() where account_id = $1 and id = $2 and status = 'sending'",
+    )
+    .bind(account_id)
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Records that a locked message was refused for good, `bounced` or `failed`.
@@ -314,7 +375,8 @@ pub async fn record_put_back(
     error: &str,
 ) -> Result<Option<Message>, sqlx::Error> {
     sqlx::query_as(concat!(
-        "update messages set status = $3, error = $4, sending_at = null, order_number = null, updated_at = now()
+        "update messages set status = $3, error = $4, sending_at = null, delivered_at = null, order_number = null,
+            updated_at = now()
          where account_id = $1 and id = $2 and status = 'sending' returning ",
         columns!()
     ))
@@ -334,7 +396,9 @@ pub async fn record_arrived(
     status: MessageStatus,
 ) -> Result<Message, sqlx::Error> {
     sqlx::query_as(concat!(
-        "update messages set status = $3, sent_at = coalesce(sent_at, sending_at), error = null, updated_at = now()
+        "update messages set status = $3, sent_at = coalesce(sent_at, sending_at), error = null, updated_at = now(),
+            delivered_at = case when $3 = 'delivered' then now() else delivered_at end,
+            opened_at = case when $3 = 'opened' then now() else opened_at end
          where account_id = $1 and id = $2 returning ",
         columns!()
     ))
