@@ -191,7 +191,8 @@ pub async fn count(
     .await
 }
 
-/// How far a campaign is; zeros for one that does not exist.
+/// How far a campaign is; zeros for one that does not exist. What was sent, delivered, opened or answered is counted by
+/// its time and so never goes down; the others are where messages stand now.
 pub async fn progress(conn: &mut PgConnection, account_id: Uuid, id: Uuid) -> Result<Progress, sqlx::Error> {
     sqlx::query_as(
         "select e.*, m.* from (
@@ -207,8 +208,8 @@ pub async fn progress(conn: &mut PgConnection, account_id: Uuid, id: Uuid) -> Re
                 count(*) filter (where status = 'pending') as pending,
                 count(*) filter (where status in ('approved', 'scheduled')) as approved,
                 count(*) filter (where sent_at is not null) as sent,
-                count(*) filter (where status in ('delivered', 'opened')) as delivered,
-                count(*) filter (where status = 'opened') as opened,
+                count(*) filter (where coalesce(delivered_at, opened_at) is not null) as delivered,
+                count(*) filter (where opened_at is not null) as opened,
                 count(*) filter (where status = 'bounced') as bounced,
                 count(*) filter (where status = 'failed') as failed,
                 count(*) filter (where blocked_reason is not null

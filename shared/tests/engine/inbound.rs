@@ -215,6 +215,24 @@ async fn other_reports_say_less() {
     assert_eq!(fixture.receive(&full).await, InboundOutcome::Bounce { message_id: first });
     assert_eq!(fixture.contact("a@x.example").await.status, ContactStatus::Active);
     assert_eq!(fixture.enrolment(campaign_id, "a@x.example").await.status, EnrolmentStatus::Stopped);
+    let progress = fixture.progress(campaign_id).await;
+    assert_eq!((progress.delivered, progress.bounced), (1, 1), "what arrived did arrive");
+}
+
+#[tokio::test]
+async fn what_was_delivered_and_opened_stays_counted_when_it_is_answered() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, first, rfc_id) = written_to(&fixture).await;
+    fixture.receive(&report("a@x.example", "d1@x.example", &rfc_id, "delivered", "2.1.5")).await;
+    let mut tx = fixture.tx().await;
+    db::messages::record_arrived(&mut tx, fixture.account_id, first, MessageStatus::Opened).await.unwrap();
+    tx.commit().await.unwrap();
+    let before = fixture.progress(campaign_id).await;
+    fixture.receive(&answer("a@x.example", "r1@x.example", Some(&rfc_id), "yes")).await;
+    assert_eq!(fixture.message(first).await.status, MessageStatus::Replied);
+    let after = fixture.progress(campaign_id).await;
+    assert_eq!((before.delivered, before.opened, before.replied), (1, 1, 0));
+    assert_eq!((after.delivered, after.opened, after.replied), (1, 1, 1));
 }
 
 #[tokio::test]

@@ -155,7 +155,7 @@ pub async fn record_sending(
     let done = sqlx::query(
         "update messages m set status = 'sending', sending_at = now(), order_number = $3, blocked_reason = null,
             next_attempt_at = null, error = null, updated_at = now()
-         where account_id = $1 and id = $2 and status in ('approved', 'scheduled')
+         where account_id = $1 and id = $2 and status in ('approved', 'scheduled') and channel_account_id is not null
             and exists (select 1 from campaigns a
                 where a.account_id = m.account_id and a.id = m.campaign_id
                     and case when m.enrolment_id is null then a.status <> 'deleted' else a.status = 'active' end)
@@ -170,6 +170,27 @@ pub async fn record_sending(
     .execute(conn)
     .await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// Gives a message that was drafted without one its mailbox and its Message-ID; its enrolment is locked.
+pub async fn record_mailbox(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    channel_account_id: Uuid,
+    rfc_message_id: Option<&str>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update messages set channel_account_id = $3, rfc_message_id = coalesce(rfc_message_id, $4), updated_at = now()
+         where account_id = $1 and id = $2 and channel_account_id is null and status in ('approved', 'scheduled')",
+    )
+    .bind(account_id)
+    .bind(id)
+    .bind(channel_account_id)
+    .bind(rfc_message_id)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Shows what an approved message waits for, and until when.
