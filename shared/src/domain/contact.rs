@@ -164,15 +164,17 @@ pub enum Merge {
 
 impl NewContact {
     /// Brings the address and handles to their stored form, drops blank texts, and names every wrong field. A wrong
-    /// `email` is CONTACT_003.
+    /// `email`, a blank one too, is CONTACT_003.
     pub fn normalise(&mut self) -> Vec<FieldError> {
         let mut checks = Checks::new();
+        // Blank, it is no absent address but a wrong one: somebody meant to give one.
+        let email = self.email.take();
         for (field, value, max) in self.lines() {
             let text = value.take().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
             checks.optional_text(field, text.as_deref(), max);
             *value = text;
         }
-        if let Some(email) = self.email.take() {
+        if let Some(email) = email {
             self.email = address::normalise(&email);
             checks.require(self.email.is_some(), "email", "must be an email address");
         }
@@ -262,9 +264,8 @@ impl NewContact {
         .any(Option::is_some)
     }
 
-    fn lines(&mut self) -> [(&'static str, &mut Option<String>, usize); 13] {
+    fn lines(&mut self) -> [(&'static str, &mut Option<String>, usize); 12] {
         [
-            ("email", &mut self.email, address::EMAIL_BYTES_MAX * 2),
             ("first_name", &mut self.first_name, LINE_CHARS_MAX),
             ("last_name", &mut self.last_name, LINE_CHARS_MAX),
             ("company", &mut self.company, LINE_CHARS_MAX),
@@ -422,6 +423,12 @@ mod tests {
         assert_eq!(fields, ["title", "email", "twitter_handle", "latitude", "custom"]);
         let nothing = NewContact { first_name: Some("Alex".into()), ..NewContact::default() }.normalise();
         assert_eq!(nothing[0].field, "contact");
+        for email in ["", "  ", "a\0@example.com"] {
+            let mut blank =
+                NewContact { email: Some(email.into()), phone: Some("555".into()), ..NewContact::default() };
+            let fields: Vec<_> = blank.normalise().into_iter().map(|error| error.field).collect();
+            assert_eq!(fields, ["email"], "{email:?}");
+        }
     }
 
     #[test]
