@@ -98,14 +98,14 @@ pub async fn lock_listed(
     .await
 }
 
-/// Starts locked enrolments: active, with conversation, channel and mailbox.
+/// Starts locked enrolments: active, with conversation, channel and, when there is one, mailbox.
 pub async fn record_started(
     conn: &mut PgConnection,
     account_id: Uuid,
     ids: &[Uuid],
     conversation_ids: &[Uuid],
     channels: &[Channel],
-    channel_account_ids: &[Uuid],
+    channel_account_ids: &[Option<Uuid>],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "update enrolments e set status = 'active', conversation_id = t.conversation_id, channel = t.channel,
@@ -119,6 +119,25 @@ pub async fn record_started(
     .bind(conversation_ids)
     .bind(channels)
     .bind(channel_account_ids)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives a locked enrolment that started without one its mailbox.
+pub async fn record_mailbox(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    channel_account_id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update enrolments set channel_account_id = $3, updated_at = now()
+         where account_id = $1 and id = $2 and channel_account_id is null",
+    )
+    .bind(account_id)
+    .bind(id)
+    .bind(channel_account_id)
     .execute(conn)
     .await?;
     Ok(())

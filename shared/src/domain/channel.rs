@@ -103,15 +103,18 @@ impl Loads {
     }
 
     /// Chooses for one enrolment: the first of the `wanted` channels on which the contact has an address and the account
-    /// an account, and that account. None if there is no such channel.
-    pub fn choose(&mut self, wanted: &[Channel], reachable: &[Channel]) -> Option<(Channel, Uuid)> {
-        let channel = wanted
-            .iter()
-            .find(|channel| reachable.contains(channel) && self.by_channel.contains_key(channel))?;
+    /// an account, and that account. While the account has none on any wanted channel, the first on which the contact has
+    /// an address: the messages wait for an account. None if the contact cannot be reached.
+    pub fn choose(&mut self, wanted: &[Channel], reachable: &[Channel]) -> Option<(Channel, Option<Uuid>)> {
+        let mut reachable = wanted.iter().filter(|channel| reachable.contains(channel));
+        if !wanted.iter().any(|channel| self.by_channel.contains_key(channel)) {
+            return reachable.next().map(|channel| (*channel, None));
+        }
+        let channel = reachable.find(|channel| self.by_channel.contains_key(channel))?;
         let mut least = self.by_channel.get_mut(channel)?.peek_mut()?;
         let Reverse((active, id)) = *least;
         *least = Reverse((active + 1, id));
-        Some((*channel, id))
+        Some((*channel, Some(id)))
     }
 }
 
@@ -128,13 +131,19 @@ mod tests {
         use Channel::{Email, Instagram, Twitter};
         let mut loads = Loads::new(&[load(1, Email, 2), load(2, Email, 0), load(3, Twitter, 9)]);
         let mut choose = |wanted: &[Channel], reachable: &[Channel]| {
-            loads.choose(wanted, reachable).map(|(channel, id)| (channel, id.as_u128()))
+            loads.choose(wanted, reachable).map(|(channel, id)| (channel, id.map(|id| id.as_u128())))
         };
-        let ids: Vec<_> = (0..5).map(|_| choose(&[Email], &[Email]).map(|(_, id)| id)).collect();
-        assert_eq!(ids, [Some(2), Some(2), Some(1), Some(2), Some(1)]);
-        assert_eq!(choose(&[Instagram, Twitter, Email], &[Email, Instagram, Twitter]), Some((Twitter, 3)));
-        assert_eq!(choose(&[Instagram], &[Instagram]), None, "no account is connected");
+        let ids: Vec<_> = (0..5).filter_map(|_| choose(&[Email], &[Email])?.1).collect();
+        assert_eq!(ids, [2, 2, 1, 2, 1]);
+        assert_eq!(
+            choose(&[Instagram, Twitter, Email], &[Email, Instagram, Twitter]),
+            Some((Twitter, Some(3)))
+        );
+        assert_eq!(choose(&[Instagram], &[Instagram]), Some((Instagram, None)), "it waits for an account");
+        assert_eq!(choose(&[Instagram, Email], &[Instagram]), None, "the account writes by email");
         assert_eq!(choose(&[Email], &[Twitter]), None, "the contact has no address");
-        assert_eq!(Loads::default().choose(&[Email], &[Email]), None);
+        let mut none = Loads::default();
+        assert_eq!(none.choose(&[Instagram, Email], &[Email]), Some((Email, None)));
+        assert_eq!(none.choose(&[Email], &[]), None);
     }
 }

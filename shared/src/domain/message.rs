@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Channel, FieldError,
+    channel::ChannelAccount,
     field::Checks,
     reply::{Intent, Sentiment},
     text_enum,
@@ -237,9 +238,23 @@ pub fn follow_up_subject(subject: &str) -> String {
     subject.chars().take(SUBJECT_CHARS_MAX).collect()
 }
 
-/// A new Message-ID for a message that leaves from `mailbox`: the message's id at the mailbox's domain, so that an
-/// answer names the message.
-pub fn rfc_message_id(message_id: Uuid, mailbox: &str) -> String {
-    let domain = mailbox.rsplit_once('@').map_or("iris.invalid", |(_, domain)| domain);
-    format!("<{}@{domain}>", message_id.simple())
+/// A new Message-ID for an email that leaves from `mailbox`: the message's id at the mailbox's domain, so that an
+/// answer names the message. Other channels have none.
+pub fn rfc_message_id(message_id: Uuid, mailbox: &ChannelAccount) -> Option<String> {
+    let domain = mailbox.address.rsplit_once('@').map_or("iris.invalid", |(_, domain)| domain);
+    (mailbox.channel == Channel::Email).then(|| format!("<{}@{domain}>", message_id.simple()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_of_a_follow_up_names_the_first_and_keeps_within_its_limit() {
+        assert_eq!(follow_up_subject("hello"), "Re: hello");
+        assert_eq!(follow_up_subject("RE: hello"), "RE: hello");
+        assert_eq!(follow_up_subject(""), "Re: ");
+        let longest = follow_up_subject(&"é".repeat(SUBJECT_CHARS_MAX));
+        assert!(validate_text(Some(&longest), None).is_empty());
+    }
 }

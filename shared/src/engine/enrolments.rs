@@ -1,6 +1,7 @@
 //! How contacts get into a campaign and start their passage through it.
 
 use queue::NewJob;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{EngineError, sequence};
@@ -10,8 +11,8 @@ use crate::{
     domain::{
         Channel,
         campaign::{Campaign, CampaignStatus},
-        channel::Loads,
-        enrolment::{EnrolmentStatus, StopReason},
+        channel::{ChannelAccount, Loads},
+        enrolment::{Enrolment, EnrolmentStatus, StopReason},
     },
     events::{EventType, NewEvent},
     ids::new_id,
@@ -48,8 +49,9 @@ pub async fn add_to_campaign(
 }
 
 /// Starts the listed enrolments of a campaign whose row the caller holds: each gets its conversation, channel and
-/// mailbox, and the job that drafts its first message. One that cannot start is stopped: its contact was deleted, is
-/// suppressed, or has no address on a channel on which the account can send. Returns how many started.
+/// mailbox, and the job that drafts its first message; without any mailbox its messages wait for one with `no_account`.
+/// One that cannot start is stopped: its contact was deleted, is suppressed, or has no address on a channel on which the
+/// account can send. Returns how many started.
 pub async fn start_listed(tx: &mut Tx, campaign: &Campaign) -> Result<u64, EngineError> {
     let mut loads = Loads::new(&db::channel_accounts::list_loads(tx, campaign.account_id).await?);
     let mut started = 0;
@@ -69,7 +71,7 @@ async fn start_chunk(
     listed: &[Listed],
 ) -> Result<u64, EngineError> {
     let account_id = campaign.account_id;
-    let mut starting: Vec<(&Listed, Channel, Uuid)> = Vec::with_capacity(listed.len());
+    let mut starting: Vec<(&Listed, Channel, Option<Uuid>)> = Vec::with_capacity(listed.len());
     let (mut refused, mut reasons) = (Vec::new(), Vec::new());
     for enrolment in listed {
         let choice = match enrolment.refused {
@@ -94,7 +96,7 @@ async fn start_chunk(
     let ids: Vec<Uuid> = starting.iter().map(|(enrolment, ..)| enrolment.id).collect();
     let conversation_ids = converse(tx, campaign, &starting).await?;
     let channels: Vec<Channel> = starting.iter().map(|(_, channel, _)| *channel).collect();
-    let mailboxes: Vec<Uuid> = starting.iter().map(|(.., mailbox)| *mailbox).collect();
+    let mailboxes: Vec<Option<Uuid>> = starting.iter().map(|(.., mailbox)| *mailbox).collect();
     db::enrolments::record_started(tx, account_id, &ids, &conversation_ids, &channels, &mailboxes).await?;
 
     let drafts = ids
@@ -112,7 +114,7 @@ async fn start_chunk(
 async fn converse(
     tx: &mut Tx,
     campaign: &Campaign,
-    starting: &[(&Listed, Channel, Uuid)],
+    starting: &[(&Listed, Channel, Option<Uuid>)],
 ) -> Result<Vec<Uuid>, EngineError> {
     let new_ids: Vec<Uuid> = starting.iter().map(|_| new_id()).collect();
     let contact_ids: Vec<Uuid> = starting.iter().map(|(enrolment, ..)| enrolment.contact_id).collect();
@@ -135,6 +137,29 @@ async fn converse(
         .collect();
     outbox::append(tx, &events).await?;
     Ok(contact_ids.iter().filter_map(|contact_id| by_contact.get(contact_id).copied()).collect())
+}
+
+/// The mailbox of a locked enrolment; one that started without any is given one if there is one now.
+pub(super) async fn find_mailbox(
+    conn: &mut PgConnection,
+    enrolment: &Enrolment,
+) -> Result<Option<ChannelAccount>, EngineError> {
+    let account_id = enrolment.account_id;
+    let id = if enrolment.channel_account_id.is_some() {
+        enrolment.channel_account_id
+    } else {
+        let channel: Vec<Channel> = enrolment.channel.into_iter().collect();
+        let mut loads = Loads::new(&db::channel_accounts::list_loads(conn, account_id).await?);
+        let chosen = loads.choose(&channel, &channel).and_then(|(_, id)| id);
+        if let Some(id) = chosen {
+            db::enrolments::record_mailbox(conn, account_id, enrolment.id, id).await?;
+        }
+        chosen
+    };
+    match id {
+        Some(id) => Ok(db::channel_accounts::find(conn, account_id, id).await?),
+        None => Ok(None),
+    }
 }
 
 /// Records that a step of an enrolment could not be drafted for good: the passage stops with `failed`. `error` goes to

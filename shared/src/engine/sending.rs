@@ -12,10 +12,10 @@
 
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::{EngineError, bounces, sequence};
+use super::{EngineError, bounces, enrolments, sequence};
 use crate::{
     Clock, Tx,
     db::{self, messages::SendRow, outbox},
@@ -24,7 +24,7 @@ use crate::{
         campaign::{CampaignStatus, Sender},
         channel::{ChannelAccount, ChannelAccountStatus},
         enrolment::{Enrolment, EnrolmentStatus, StopReason},
-        message::{BlockedReason, Message, MessageStatus},
+        message::{self, BlockedReason, Message, MessageStatus},
         template,
     },
     events::{EventType, NewEvent},
@@ -93,14 +93,15 @@ pub enum Prepared {
     WasSending,
 }
 
-/// Reads whether a message may leave, without a lock: [`mark_sending`] judges again.
+/// Reads whether a message may leave, without a lock: [`mark_sending`] judges again. One that was drafted while there
+/// was no mailbox is given one first, if there is one now.
 pub async fn prepare(
     conn: &mut PgConnection,
     clock: &Clock,
     account_id: Uuid,
     message_id: Uuid,
 ) -> Result<Prepared, EngineError> {
-    let Some(row) = db::messages::find_to_send(conn, account_id, message_id).await? else {
+    let Some(mut row) = db::messages::find_to_send(conn, account_id, message_id).await? else {
         return Ok(Prepared::Finished);
     };
     match row.status {
@@ -116,7 +117,7 @@ pub async fn prepare(
     }
     let mailbox = match row.channel_account_id {
         Some(id) => db::channel_accounts::find(conn, account_id, id).await?,
-        None => None,
+        None => bind_mailbox(conn, account_id, message_id, &mut row).await?,
     };
     if let Some((reason, after)) = obstacle(conn, clock, account_id, &row, mailbox.as_ref()).await? {
         return Ok(Prepared::Blocked { reason, after });
@@ -142,6 +143,29 @@ pub async fn prepare(
         in_reply_to: row.thread.last().cloned(),
         references: row.thread,
     })))
+}
+
+/// Gives a step that has no mailbox its enrolment's, in a transaction of its own.
+async fn bind_mailbox(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    message_id: Uuid,
+    row: &mut SendRow,
+) -> Result<Option<ChannelAccount>, EngineError> {
+    let mut tx = conn.begin().await?;
+    let Some(enrolment) = db::enrolments::lock_of_messages(&mut tx, account_id, &[message_id]).await?.pop()
+    else {
+        return Ok(None);
+    };
+    let mailbox = enrolments::find_mailbox(&mut tx, &enrolment).await?;
+    if let Some(mailbox) = &mailbox {
+        let rfc_message_id = message::rfc_message_id(message_id, mailbox);
+        db::messages::record_mailbox(&mut tx, account_id, message_id, mailbox.id, rfc_message_id.as_deref())
+            .await?;
+        row.rfc_message_id = row.rfc_message_id.take().or(rfc_message_id);
+    }
+    tx.commit().await?;
+    Ok(mailbox)
 }
 
 /// What keeps an approved message from leaving, what cannot be waited out first.

@@ -321,6 +321,38 @@ async fn a_paused_or_removed_mailbox_and_a_paused_campaign_make_it_wait() {
 }
 
 #[tokio::test]
+async fn without_a_mailbox_messages_wait_for_one() {
+    let fixture = Fixture::new().await;
+    sqlx::query("delete from channel_accounts").execute(fixture.database.pool()).await.unwrap();
+    let (campaign_id, enrolment_id, message_id) = first_message(&fixture, &campaign()).await;
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!((enrolment.status, enrolment.channel_account_id), (EnrolmentStatus::Active, None));
+    let (reason, after) = blocked(&fixture, message_id).await;
+    assert_eq!((reason, after.is_some()), (BlockedReason::NoAccount, true));
+    assert_eq!(fixture.mark(message_id).await, Marked::No, "it has nowhere to leave from");
+
+    let mut tx = fixture.tx().await;
+    let email = shared::domain::Channel::Email;
+    let mailbox =
+        shared::db::channel_accounts::ensure(&mut tx, fixture.account_id, email, "new@iris.test", None)
+            .await
+            .unwrap();
+    tx.commit().await.unwrap();
+    let outgoing = ready(&fixture, message_id).await;
+    assert_eq!(outgoing.mailbox.id, mailbox.id);
+    let message = fixture.message(message_id).await;
+    assert_eq!(message.channel_account_id, Some(mailbox.id));
+    assert_eq!(message.rfc_message_id.as_deref(), Some(outgoing.rfc_message_id.as_str()));
+    assert!(outgoing.rfc_message_id.ends_with("@iris.test>"));
+    fixture.mark(message_id).await;
+    fixture.record_sent(message_id).await;
+    let enrolment = fixture.enrolment(campaign_id, "a@x.example").await;
+    assert_eq!(enrolment.channel_account_id, Some(mailbox.id));
+    let follow_up = fixture.approved(enrolment_id, 1).await;
+    assert_eq!(follow_up.channel_account_id, Some(mailbox.id));
+}
+
+#[tokio::test]
 async fn variables_left_open_give_the_message_back() {
     let fixture = Fixture::new().await;
     let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;

@@ -54,8 +54,8 @@ mod sending;
 pub use decide::{cancel_of_campaign, cancel_of_enrolments, record_approved, record_paused, record_rejected};
 pub use sending::{
     MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_arrived_early,
-    record_blocked, record_cancelled, record_put_back, record_put_off, record_refused, record_sending,
-    record_sent, record_unapproved, record_unknown,
+    record_blocked, record_cancelled, record_mailbox, record_put_back, record_put_off, record_refused,
+    record_sending, record_sent, record_unapproved, record_unknown,
 };
 
 /// A message to be written.

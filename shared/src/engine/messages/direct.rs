@@ -56,8 +56,7 @@ pub async fn send_direct(tx: &mut Tx, account_id: Uuid, send: &DirectSend) -> Re
             _ => false,
         };
     let id = new_id();
-    let rfc_message_id =
-        (send.channel == Channel::Email).then(|| message::rfc_message_id(id, &mailbox.address));
+    let rfc_message_id = message::rfc_message_id(id, &mailbox);
     let new = NewMessage {
         account_id,
         id,
@@ -149,8 +148,7 @@ async fn render_direct(
         let last = last
             .and_then(|message| message.subject)
             .ok_or_else(|| EngineError::invalid("subject", "must be given for the first email"))?;
-        let is_answer = last.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("re:"));
-        subject = Some(if is_answer { last } else { format!("Re: {last}") });
+        subject = Some(message::follow_up_subject(&last));
     }
     EngineError::check(message::validate_text(subject.as_deref(), Some(&content.text)))?;
     Ok((subject, content.text))

@@ -9,15 +9,13 @@ use crate::{
     Clock, Tx,
     db::{self, messages::NewMessage},
     domain::{
-        Channel,
         campaign::{Approval, Campaign, CampaignStatus},
-        channel::ChannelAccount,
         contact::Contact,
         enrolment::{Enrolment, EnrolmentStatus},
         message::{self, BlockedReason, Direction, Message, MessageStatus},
         schedule::due_at,
     },
-    engine::EngineError,
+    engine::{EngineError, enrolments},
     ids::new_id,
 };
 
@@ -133,9 +131,9 @@ pub async fn record_draft(
     } else {
         None
     };
-    let mailbox = mailbox_of(tx, &enrolment).await?;
+    let mailbox = enrolments::find_mailbox(tx, &enrolment).await?;
     let id = new_id();
-    let rfc_message_id = mailbox.map(|mailbox| message::rfc_message_id(id, &mailbox.address));
+    let rfc_message_id = mailbox.as_ref().and_then(|mailbox| message::rfc_message_id(id, mailbox));
     let new = NewMessage {
         account_id,
         id,
@@ -146,7 +144,7 @@ pub async fn record_draft(
         step: Some(step),
         direction: Direction::Outbound,
         channel,
-        channel_account_id: enrolment.channel_account_id,
+        channel_account_id: mailbox.map(|mailbox| mailbox.id),
         status,
         subject: draft.subject.as_deref(),
         content: &draft.content,
@@ -168,14 +166,4 @@ pub async fn record_draft(
     }
     tx.enqueue(&[send_job(&message)?]).await?;
     Ok(RecordedDraft::Approved(message))
-}
-
-/// The mailbox of an enrolment, for channels that have Message-IDs.
-async fn mailbox_of(tx: &mut Tx, enrolment: &Enrolment) -> Result<Option<ChannelAccount>, EngineError> {
-    match (enrolment.channel, enrolment.channel_account_id) {
-        (Some(Channel::Email), Some(id)) => {
-            Ok(db::channel_accounts::find(tx, enrolment.account_id, id).await?)
-        }
-        _ => Ok(None),
-    }
 }
