@@ -4,20 +4,31 @@ create function uuid_v7_floor(at timestamptz) returns uuid language sql immutabl
 $$;
 
 -- Creates the daily partitions of a history table from today to `days` ahead; the DEFAULT partition takes what falls
--- outside, and a gauge says when it is not empty.
+-- outside, and a gauge says when it is not empty. Rows that lie there for a day to be made move into it. A day that cannot
+-- be made now, since more such rows keep coming or somebody holds them, is left for the next call: it stops no other.
+-- Attached, not created as a partition, so that the parent can be read and written meanwhile.
 create function ensure_partitions(parent text, days integer) returns integer language plpgsql as $$
 declare
     day date;
     child text;
+    low uuid;
+    high uuid;
     made integer := 0;
 begin
     for day in select d::date from generate_series((now() at time zone 'utc')::date, (now() at time zone 'utc')::date + days, interval '1 day') d loop
         child := format('%s_%s', parent, to_char(day, 'YYYYMMDD'));
-        if to_regclass(child) is null then
-            execute format('create table %I partition of %I for values from (%L) to (%L)', child, parent,
-                uuid_v7_floor(day::timestamp at time zone 'utc'), uuid_v7_floor((day + 1)::timestamp at time zone 'utc'));
+        continue when to_regclass(child) is not null;
+        low := uuid_v7_floor(day::timestamp at time zone 'utc');
+        high := uuid_v7_floor((day + 1)::timestamp at time zone 'utc');
+        begin
+            execute format('create table %I (like %I including all)', child, parent);
+            execute format('with strays as (delete from %I where id >= %L and id < %L returning *)
+                insert into %I select * from strays', parent || '_default', low, high, child);
+            execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child, low, high);
             made := made + 1;
-        end if;
+        exception when check_violation or lock_not_available then
+            raise warning 'the partition % is not made yet: %', child, sqlerrm;
+        end;
     end loop;
     return made;
 end

@@ -8,6 +8,7 @@ mod discovery;
 mod fixture;
 mod inbound;
 mod messages;
+mod partitions;
 mod races;
 mod sending;
 mod sequence;
