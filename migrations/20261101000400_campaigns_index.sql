@@ -10,7 +10,14 @@ $$;
 
 -- The load of a mailbox, when one is chosen.
 create index enrolments_by_mailbox on enrolments (account_id, channel_account_id) where status = 'active';
+-- What waits to be sent from a mailbox, when another one takes its place.
+create index messages_by_mailbox on messages (account_id, channel_account_id)
+    where status in ('drafting', 'pending', 'approved', 'scheduled');
+-- What may have been left behind by a job that died.
+create index messages_on_the_way on messages (sending_at) where status = 'sending';
+create index discovery_jobs_open on discovery_jobs (created_at) where status in ('queued', 'running');
 -- What counts under a daily cap.
 create index messages_by_sending on messages (account_id, campaign_id, sending_at) where sending_at is not null;
--- What names a contact that has no address.
+-- What names a contact that has no address, and one that has no handle either.
+create index contacts_by_entry on contacts (account_id, (provenance ->> 'place_id')) where provenance ->> 'place_id' is not null;
 create index contacts_by_twitter_handle on contacts (account_id, twitter_handle) where twitter_handle is not null;

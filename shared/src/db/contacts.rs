@@ -192,7 +192,8 @@ pub async fn count(
     .await
 }
 
-/// What may name a contact that is known: addresses, and handles of rows that come without one.
+/// What may name a contact that is known: addresses, handles of rows that come without one, and directory entries of rows
+/// that have neither.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
     /// Addresses.
@@ -203,6 +204,10 @@ pub struct Names {
     pub twitter_user_ids: Vec<String>,
     /// Twitter handles.
     pub twitter_handles: Vec<String>,
+    /// The sources of directory entries.
+    pub entry_sources: Vec<String>,
+    /// The ids of the same entries.
+    pub entry_ids: Vec<String>,
 }
 
 /// Locks the contacts that are known by one of the names, deleted ones too, in the order of their ids.
@@ -223,7 +228,11 @@ pub async fn lock_known(
             union all
             select id from contacts where account_id = $1 and twitter_user_id = any ($4)
             union all
-            select id from contacts where account_id = $1 and twitter_handle = any ($5))
+            select id from contacts where account_id = $1 and twitter_handle = any ($5)
+            union all
+            select c.id from unnest($6::text[], $7::text[]) as e(source, id)
+            join contacts c on c.account_id = $1 and c.provenance ->> 'source' = e.source
+                and c.provenance ->> 'place_id' = e.id)
          order by id for no key update"
     ))
     .bind(account_id)
@@ -231,6 +240,8 @@ pub async fn lock_known(
     .bind(&names.instagram_handles)
     .bind(&names.twitter_user_ids)
     .bind(&names.twitter_handles)
+    .bind(&names.entry_sources)
+    .bind(&names.entry_ids)
     .fetch_all(conn)
     .await
 }

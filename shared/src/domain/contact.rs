@@ -140,7 +140,8 @@ pub struct NewContact {
     pub provenance: Option<Value>,
 }
 
-/// What a contact is known by, the strongest first: the address, or the handles of one that has none.
+/// What a contact is known by, the strongest first: the address, or the handles of one that has none, or its entry in the
+/// directory where it was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Identity<'a> {
     /// A mail address.
@@ -151,6 +152,16 @@ pub enum Identity<'a> {
     TwitterUser(&'a str),
     /// A Twitter handle.
     Twitter(&'a str),
+    /// An entry of a directory: `source` and `place_id` of its provenance.
+    Entry(&'a str, &'a str),
+}
+
+impl<'a> Identity<'a> {
+    /// The directory entry that a provenance names.
+    pub fn of_provenance(provenance: &'a Value) -> Option<Self> {
+        let field = |name: &str| provenance.get(name).and_then(Value::as_str);
+        field("source").zip(field("place_id")).map(|(source, id)| Self::Entry(source, id))
+    }
 }
 
 /// How a contact that is known takes the fields of a new one.
@@ -158,7 +169,7 @@ pub enum Identity<'a> {
 pub enum Merge {
     /// Fields supplied overwrite: the API and imports.
     Overwrite,
-    /// Fields supplied only fill what is empty: discovery, which must not undo what a person entered.
+    /// Fields supplied only fill what is empty: discovery, which must not undo what a person entered or deleted.
     FillGaps,
 }
 
@@ -217,6 +228,7 @@ impl NewContact {
             .or_else(|| self.instagram_handle.as_deref().map(Identity::Instagram))
             .or_else(|| self.twitter_user_id.as_deref().map(Identity::TwitterUser))
             .or_else(|| self.twitter_handle.as_deref().map(Identity::Twitter))
+            .or_else(|| self.provenance.as_ref().and_then(Identity::of_provenance))
     }
 
     /// A new contact of an account; the database sets its times.
@@ -306,12 +318,13 @@ impl NewContact {
         }
     }
 
-    /// The known contact with these fields; a deleted one comes back to life.
+    /// The known contact with these fields; a deleted one comes back to life if they overwrite, and else stays as it is.
     #[must_use]
     pub fn apply(&self, known: &Contact, merge: Merge) -> Contact {
         let new = self.clone();
         match merge {
             Merge::Overwrite => new.merge_into(known.clone()),
+            Merge::FillGaps if known.deleted_at.is_some() => known.clone(),
             Merge::FillGaps => {
                 // The known fields come later and win; what they leave empty stays filled.
                 let kept = Self::from(known);

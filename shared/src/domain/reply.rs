@@ -75,6 +75,9 @@ const OPT_OUT: [&str; 24] = [
 /// Asking to stop, when it is the whole first line.
 const OPT_OUT_LINES: [&str; 6] = ["stop", "please stop", "stop please", "stop it", "end", "cancel"];
 
+/// What after `please stop` makes it an invitation.
+const VISITS: [&str; 7] = ["by", "in", "at", "over", "off", "round", "around"];
+
 const OUT_OF_OFFICE: [&str; 8] = [
     "out of office",
     "out of the office",
@@ -167,7 +170,11 @@ pub fn read(text: &str) -> Reading {
 fn intent_of(words: &str) -> Intent {
     let first_line = words.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     let bare = first_line.trim_matches(|c: char| !c.is_alphanumeric());
-    if has_any(words, &OPT_OUT) || OPT_OUT_LINES.contains(&bare) || first_line.starts_with("please stop") {
+    let pleads = first_line.strip_prefix("please stop").is_some_and(|rest| {
+        let next = rest.split(|c: char| !c.is_alphanumeric()).find(|word| !word.is_empty());
+        !next.is_some_and(|word| VISITS.contains(&word))
+    });
+    if has_any(words, &OPT_OUT) || OPT_OUT_LINES.contains(&bare) || pleads {
         Intent::OptOut
     } else if has_any(words, &OUT_OF_OFFICE) {
         Intent::OutOfOffice
@@ -257,6 +264,12 @@ mod tests {
             ("What do you charge?", Question, Neutral),
             ("I am out of the office until Monday", OutOfOffice, Neutral),
             ("Ok.", Other, Neutral),
+            ("Please stop.", OptOut, Negative),
+            ("Please stop, I have told you twice", OptOut, Negative),
+            ("Please stop this. Thanks", OptOut, Negative),
+            ("Please stop these mails", OptOut, Negative),
+            ("Please stop by on Friday", Other, Negative),
+            ("Please stop by on Friday, we are open late", Other, Negative),
             ("We never stop by the bus stop", Other, Negative),
             ("", Other, Neutral),
         ] {

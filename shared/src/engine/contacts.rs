@@ -157,6 +157,10 @@ async fn store_known(
             Some(Identity::Instagram(handle)) => names.instagram_handles.push(handle.to_owned()),
             Some(Identity::TwitterUser(id)) => names.twitter_user_ids.push(id.to_owned()),
             Some(Identity::Twitter(handle)) => names.twitter_handles.push(handle.to_owned()),
+            Some(Identity::Entry(source, id)) => {
+                names.entry_sources.push(source.to_owned());
+                names.entry_ids.push(id.to_owned());
+            }
             None => {}
         }
     }
@@ -184,7 +188,7 @@ async fn store_known(
     for (row, id) in meant {
         let entry = &touched[&id];
         let contact = saved.get(&id).unwrap_or(&entry.before).clone();
-        let revived = entry.before.deleted_at.is_some();
+        let revived = entry.before.deleted_at.is_some() && contact.deleted_at.is_none();
         if let Some(event) = event_of(&entry.before, &contact)
             && raised.insert(id)
         {
@@ -225,15 +229,17 @@ async fn store_new(
     Ok(())
 }
 
-/// The known contacts by everything that names them; of two with one handle the older one.
+/// The known contacts by everything that names them; of two with one handle the one that is not deleted, or the older.
 fn index(known: &[Contact]) -> HashMap<Identity<'_>, &Contact> {
     let mut by_name = HashMap::new();
-    for contact in known {
+    let (deleted, alive): (Vec<_>, Vec<_>) = known.iter().partition(|contact| contact.deleted_at.is_some());
+    for contact in alive.into_iter().chain(deleted) {
         let names = [
             contact.email.as_deref().map(Identity::Email),
             contact.instagram_handle.as_deref().map(Identity::Instagram),
             contact.twitter_user_id.as_deref().map(Identity::TwitterUser),
             contact.twitter_handle.as_deref().map(Identity::Twitter),
+            Identity::of_provenance(&contact.provenance),
         ];
         for name in names.into_iter().flatten() {
             by_name.entry(name).or_insert(contact);
@@ -245,7 +251,7 @@ fn index(known: &[Contact]) -> HashMap<Identity<'_>, &Contact> {
 /// The event that a merge raises, if it changed anything.
 fn event_of(before: &Contact, after: &Contact) -> Option<NewEvent> {
     let public = after.public();
-    if before.deleted_at.is_some() {
+    if before.deleted_at.is_some() && after.deleted_at.is_none() {
         return Some(NewEvent::new(after.account_id, EventType::ContactCreated, after.id, public));
     }
     let previous = changes::previous(&before.public(), &public)?;

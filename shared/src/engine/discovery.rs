@@ -31,7 +31,8 @@ pub struct Found {
     pub contact: NewContact,
 }
 
-/// Asks for a search. What it finds goes into the campaign, if one is given. Lower `priority` runs first.
+/// Asks for a search. What it finds goes into the campaign, if one is given; a completed one takes no contacts. Lower
+/// `priority` runs first.
 pub async fn start_job(
     tx: &mut Tx,
     account_id: Uuid,
@@ -40,6 +41,14 @@ pub async fn start_job(
     priority: i16,
 ) -> Result<DiscoveryJob, EngineError> {
     EngineError::check(criteria.validate())?;
+    if let Some(id) = campaign_id {
+        // Shared, so that the campaign does not complete before it can see the search.
+        let campaign =
+            db::campaigns::lock_shared(tx, account_id, id).await?.ok_or(EngineError::CampaignNotFound)?;
+        if campaign.status == CampaignStatus::Completed {
+            return Err(EngineError::Conflict("a campaign that is completed takes no contacts".into()));
+        }
+    }
     let job = db::discovery_jobs::insert(tx, account_id, new_id(), campaign_id, criteria).await?;
     let payload = jobs::Discover { account_id, discovery_job_id: job.id };
     tx.enqueue(&[NewJob::new(&payload, account_id.to_string())?.priority(priority)]).await?;
@@ -57,7 +66,7 @@ pub async fn begin_job(
 
 /// Stores what was found and ends the job. A contact found twice counts once, for the first source that returned it; one
 /// that is never to be written to is counted and left out; one that is known keeps what it has and only gains what it
-/// lacked. Contacts go into the job's campaign and start at once if that is active. Raises discovery.completed. A job
+/// lacked; one that was deleted stays so and counts as known. Contacts go into the job's campaign and start at once if that is active. Raises discovery.completed. A job
 /// that has ended stays as it is.
 pub async fn finish_job(
     tx: &mut Tx,
@@ -86,7 +95,8 @@ pub async fn finish_job(
     let upserted = contacts::merge_many(tx, account_id, &rows, Merge::FillGaps).await?;
     tally.new = small(upserted.iter().filter(|row| row.created).count());
     tally.duplicates = small(upserted.len()) - tally.new;
-    tally.contact_ids = upserted.iter().map(|row| row.contact.id).collect();
+    let alive = upserted.iter().filter(|row| row.contact.deleted_at.is_none());
+    tally.contact_ids = alive.map(|row| row.contact.id).collect();
     if let Some(campaign) = campaign
         && campaign.status != CampaignStatus::Completed
     {

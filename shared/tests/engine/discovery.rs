@@ -95,6 +95,83 @@ async fn a_search_counts_what_it_found_and_enrols_it() {
 }
 
 #[tokio::test]
+async fn a_search_brings_nobody_back_whom_a_person_deleted() {
+    let fixture = Fixture::new().await;
+    let active = fixture.active_campaign(&campaign(), &["gone@x.example"]).await;
+    let gone = fixture.contact("gone@x.example").await;
+    let mut tx = fixture.tx().await;
+    engine::contacts::delete_many(&mut tx, fixture.account_id, &[gone.id]).await.unwrap();
+    tx.commit().await.unwrap();
+    let deleted = fixture.contact("gone@x.example").await;
+    let next = fixture.active_campaign(&campaign(), &["b@x.example"]).await;
+    let created = fixture.events(EventType::ContactCreated).await.len();
+
+    let id = start(&fixture, Some(next.id), 50).await;
+    let mut tx = fixture.tx().await;
+    let results = vec![found("places", NewContact { phone: Some("1".into()), ..contact("gone@x.example") })];
+    let job = engine::discovery::finish_job(&mut tx, fixture.account_id, id, results).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((job.found, job.new, job.duplicates), (1, 0, 1));
+    assert!(job.contact_ids.is_empty());
+    assert_eq!(fixture.contact("gone@x.example").await, deleted);
+    assert_eq!(fixture.events(EventType::ContactCreated).await.len(), created);
+    assert_eq!(
+        (fixture.progress(active.id).await.discovered, fixture.progress(next.id).await.discovered),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn what_has_no_address_is_known_by_its_entry() {
+    let fixture = Fixture::new().await;
+    let entry = |id: &str, website: Option<&str>| NewContact {
+        phone: Some("+1 718 555 0100".into()),
+        website: website.map(Into::into),
+        provenance: Some(json!({"source": "places", "place_id": id})),
+        ..NewContact::default()
+    };
+    let mut tallies = Vec::new();
+    for website in [None, Some("https://x.example")] {
+        let id = start(&fixture, None, 50).await;
+        let mut tx = fixture.tx().await;
+        let results = vec![
+            found("places", entry("one", website)),
+            found("places", entry("two", None)),
+            found("places", entry("two", None)),
+        ];
+        let job = engine::discovery::finish_job(&mut tx, fixture.account_id, id, results).await.unwrap();
+        tx.commit().await.unwrap();
+        tallies.push((job.found, job.new, job.duplicates, job.contact_ids));
+    }
+    assert_eq!((tallies[0].0, tallies[0].1, tallies[0].2), (2, 2, 0));
+    assert_eq!((tallies[1].0, tallies[1].1, tallies[1].2), (2, 0, 2));
+    assert_eq!(tallies[0].3, tallies[1].3, "the same contacts");
+    let websites: Vec<Option<String>> = sqlx::query_scalar("select website from contacts order by id")
+        .fetch_all(fixture.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(websites, [Some("https://x.example".to_owned()), None]);
+}
+
+#[tokio::test]
+async fn a_completed_campaign_is_not_searched_for() {
+    let fixture = Fixture::new().await;
+    let active = fixture.active_campaign(&campaign(), &["a@x.example"]).await;
+    fixture.set_status(active.id, shared::domain::campaign::CampaignStatus::Completed).await;
+    let mut tx = fixture.tx().await;
+    for (campaign_id, expected) in [
+        (active.id, "a campaign that is completed takes no contacts"),
+        (shared::ids::new_id(), "campaign not found"),
+    ] {
+        let error =
+            engine::discovery::start_job(&mut tx, fixture.account_id, Some(campaign_id), &criteria(1), 0)
+                .await
+                .unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_search_stops_at_what_was_wanted_and_survives_its_campaign() {
     let fixture = Fixture::new().await;
     let draft = fixture.draft_campaign(&campaign(), &[]).await;
