@@ -23,7 +23,8 @@ create table api_keys (
 );
 create unique index api_keys_hash on api_keys (hash);
 
--- A connected mailbox or profile. `settings` is public, `secrets` is sealed (shared/src/secrets.rs).
+-- A connected mailbox or profile. `settings` is public, `secrets` is sealed (shared/src/secrets.rs). The mailbox of the
+-- installation's settings is `from_settings`; when they name another one, it takes the place of this one.
 create table channel_accounts (
     account_id uuid not null references accounts (id),
     id uuid not null,
@@ -33,6 +34,7 @@ create table channel_accounts (
     status text not null default 'connected',
     settings jsonb not null default '{}',
     secrets bytea not null,
+    from_settings boolean not null default false,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     primary key (account_id, id),

@@ -34,7 +34,8 @@ pub struct MailboxConfig {
     #[arg(long, env = "IRIS_SMTP_FROM", requires = "smtp_url")]
     pub smtp_from: Option<Sender>,
 
-    /// What signs the mail that is handed in at POST /inbound/email; at least 16 characters. Without it none is taken.
+    /// What signs the mail that is handed in at POST /inbound/email; at least 16 characters. Without it the one that was
+    /// given last stays; without any, no mail is taken.
     #[arg(long, env = "IRIS_INBOUND_SECRET", hide_env_values = true, value_parser = parse_inbound_secret)]
     pub inbound_secret: Option<String>,
 }
@@ -119,14 +120,15 @@ impl MailboxSecrets {
 }
 
 /// Keeps the mailbox of the settings in `channel_accounts`, for the first account. Every role that needs it calls this
-/// at its start; it returns once the database has answered. Without settings it does nothing.
+/// at its start; it returns once the database has answered. Without settings it does nothing. A mailbox that was in the
+/// settings before is disconnected, and what it has not sent leaves from this one.
 pub async fn ensure_mailbox(database: &Database, secret_key: &SecretKey, config: &MailboxConfig) {
     let (Some(smtp_url), Some(sender)) = (&config.smtp_url, &config.smtp_from) else { return };
     let secrets = MailboxSecrets {
         smtp_url: smtp_url.as_str().to_owned(),
         inbound_secret: config.inbound_secret.clone(),
     };
-    while let Err(error) = try_ensure(database, secret_key, sender, &secrets).await {
+    while let Err(error) = try_ensure(database, secret_key, sender, secrets.clone()).await {
         tracing::warn!(error = %error, "the mailbox is not stored yet");
         tokio::time::sleep(RETRY_PAUSE).await;
     }
@@ -137,16 +139,22 @@ async fn try_ensure(
     database: &Database,
     secret_key: &SecretKey,
     sender: &Sender,
-    secrets: &MailboxSecrets,
+    mut secrets: MailboxSecrets,
 ) -> anyhow::Result<()> {
     let mut tx = database.begin().await?;
     let account = accounts::ensure_first(&mut tx).await?;
     let name = sender.display_name.as_deref();
     let mailbox =
         channel_accounts::ensure(&mut tx, account.id, Channel::Email, &sender.address, name).await?;
+    // A role that is not told the inbound secret must not take it from the one that was.
+    if secrets.inbound_secret.is_none() {
+        secrets.inbound_secret =
+            MailboxSecrets::open(secret_key, &mailbox).ok().and_then(|stored| stored.inbound_secret);
+    }
     let place = ChannelAccount::secrets_place(mailbox.id);
-    let sealed = secret_key.seal(&place, &serde_json::to_string(secrets)?)?;
+    let sealed = secret_key.seal(&place, &serde_json::to_string(&secrets)?)?;
     channel_accounts::record_secrets(&mut tx, account.id, mailbox.id, &sealed).await?;
+    channel_accounts::record_from_settings(&mut tx, account.id, mailbox.id).await?;
     tx.commit().await?;
     Ok(())
 }

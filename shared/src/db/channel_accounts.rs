@@ -131,3 +131,65 @@ pub async fn record_secrets(
     .await?;
     Ok(())
 }
+
+/// Makes a mailbox the one of the settings: it is connected unless somebody paused it, and those that were it before are
+/// disconnected. What they have not sent yet leaves from it: messages, their jobs, and what their enrolments will write.
+/// The passages' rows are locked before their messages, as everywhere.
+pub async fn record_from_settings(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update channel_accounts set from_settings = true, updated_at = now(),
+            status = case when status = 'disconnected' then 'connected' else status end
+         where account_id = $1 and id = $2",
+    )
+    .bind(account_id)
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
+    let replaced: Vec<Uuid> = sqlx::query_scalar(
+        "update channel_accounts a set status = 'disconnected', updated_at = now()
+         from channel_accounts now_used
+         where now_used.account_id = $1 and now_used.id = $2 and a.account_id = $1 and a.id <> $2 and a.from_settings
+            and a.channel = now_used.channel
+         returning a.id",
+    )
+    .bind(account_id)
+    .bind(id)
+    .fetch_all(&mut *conn)
+    .await?;
+    for statement in [MOVE_ENROLMENTS, MOVE_MESSAGES] {
+        sqlx::query(statement).bind(account_id).bind(id).bind(&replaced).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Moves the active enrolments of some mailboxes to another.
+const MOVE_ENROLMENTS: &str = "
+with moved as (
+    select id from enrolments
+    where account_id = $1 and channel_account_id = any ($3) and status = 'active'
+    order by id for no key update
+)
+update enrolments e set channel_account_id = $2, updated_at = now()
+from moved where e.account_id = $1 and e.id = moved.id";
+
+/// Moves what some mailboxes have not sent to another, with the jobs that wait in their lanes. One that runs at this
+/// moment sends from where its message says.
+const MOVE_MESSAGES: &str = "
+with moved as (
+    select id from messages
+    where account_id = $1 and channel_account_id = any ($3)
+        and status in ('drafting', 'pending', 'approved', 'scheduled')
+    order by id for no key update
+), lanes as (
+    select unnest($3::uuid[])::text as lane
+), ready as (
+    update queue.ready set lane = $2::text where queue = 'send' and tenant = $1::text and lane in (select lane from lanes)
+), deferred as (
+    update queue.deferred set lane = $2::text where queue = 'send' and tenant = $1::text and lane in (select lane from lanes)
+)
+update messages m set channel_account_id = $2, updated_at = now()
+from moved where m.account_id = $1 and m.id = moved.id";

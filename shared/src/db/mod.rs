@@ -31,12 +31,15 @@ pub mod outbox;
 pub mod page;
 pub mod partitions;
 pub mod places;
+pub mod stranded;
 pub mod suppressions;
 
 /// How long one statement may take. Imports and activations of thousands of rows stay far below.
 const STATEMENT_TIMEOUT: &str = "30s";
 /// How long a statement waits for a lock before it gives up.
 const LOCK_TIMEOUT: &str = "10s";
+/// The same for a migration, which may wait for another process that migrates.
+const MIGRATION_LOCK_TIMEOUT: &str = "15min";
 /// How long a caller waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -166,9 +169,16 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(migrations)
 }
 
-/// Brings the schema up to date. Safe to run from many processes at once: one does it, the others wait.
+/// Brings the schema up to date. Safe to run from many processes at once: one does it, the others wait. It has its
+/// connection to itself, without the deadlines of those that serve people: an index on a big table takes its time.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    migrator().run(pool).await
+    let patient = (*pool.connect_options())
+        .clone()
+        .options([("statement_timeout", "0"), ("lock_timeout", MIGRATION_LOCK_TIMEOUT)]);
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(patient);
+    let migrated = migrator().run(&pool).await;
+    pool.close().await;
+    migrated
 }
 
 /// The newest version this program knows.

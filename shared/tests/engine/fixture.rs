@@ -275,7 +275,7 @@ pub fn draft(subject: &str, content: &str) -> Draft {
     }
 }
 
-/// A campaign of the seed's kind, without criteria.
+/// A campaign like the one of the documentation, without criteria.
 pub fn campaign() -> NewCampaign {
     NewCampaign::new("April DJ outreach", "venue_dj")
 }
