@@ -53,11 +53,13 @@ pub async fn ask<T: DeserializeOwned>(request: RequestBuilder, now: DateTime<Utc
 }
 
 /// What a status that is no success means. 408, 409, 425 and 429 pass, and so do the server's own failures (529 is
-/// Anthropic's "overloaded"); the others stay until somebody changes the settings.
+/// Anthropic's "overloaded"). A wrong key, an empty account, a model or an address that does not exist stay until
+/// somebody changes the settings, and so does a redirect; the others are about the request.
 fn refusal(status: StatusCode, after: Option<Duration>, error: &str) -> DraftError {
     match status.as_u16() {
         408 | 409 | 425 | 429 | 500.. => DraftError::Busy { error: error.to_owned(), after },
-        _ => DraftError::Refused(error.to_owned()),
+        300..=399 | 401..=405 | 407 => DraftError::Refused(error.to_owned()),
+        _ => DraftError::Rejected(error.to_owned()),
     }
 }
 
@@ -126,9 +128,15 @@ mod tests {
                 "{status}"
             );
         }
-        for status in [301, 400, 401, 403, 404, 422] {
+        for status in [301, 401, 402, 403, 404] {
             assert!(
                 matches!(refusal(StatusCode::from_u16(status).unwrap(), None, ""), DraftError::Refused(_)),
+                "{status}"
+            );
+        }
+        for status in [400, 413, 422] {
+            assert!(
+                matches!(refusal(StatusCode::from_u16(status).unwrap(), None, ""), DraftError::Rejected(_)),
                 "{status}"
             );
         }

@@ -9,7 +9,7 @@ use shared::domain::{
     Channel,
     campaign::Campaign,
     contact::Contact,
-    message::{Direction, Message},
+    message::{self, Direction, Message},
 };
 
 use self::{anthropic::Anthropic, openai::OpenAi, prompt::Prompt};
@@ -66,9 +66,12 @@ pub enum DraftError {
         /// When it asked to be asked again.
         after: Option<Duration>,
     },
-    /// The provider will not answer until somebody changes the settings or the account there.
+    /// The provider will answer nothing until somebody changes the settings or the account there.
     #[error("the provider refuses to draft: {0}")]
     Refused(String),
+    /// The provider will not answer this request, whoever asks.
+    #[error("the provider rejects what is to be drafted: {0}")]
+    Rejected(String),
     /// The provider answered with something that is no draft; another try may do better.
     #[error("the provider's answer is no draft: {0}")]
     BadAnswer(String),
@@ -132,8 +135,7 @@ fn thread_subject(request: &Request) -> Option<String> {
     let sent =
         request.earlier.iter().find(|m| m.direction == Direction::Outbound && m.sending_at.is_some())?;
     let subject = sent.subject.as_deref().map(str::trim).filter(|subject| !subject.is_empty())?;
-    let answers = subject.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("re:"));
-    Some(if answers { subject.to_owned() } else { format!("Re: {subject}") })
+    Some(message::follow_up_subject(subject))
 }
 
 impl Drafted {

@@ -22,14 +22,14 @@ use worker::{
 use crate::people::{noon, request};
 
 #[derive(Clone)]
-struct Api {
+pub struct Api {
     answer: Arc<Mutex<(StatusCode, HeaderMap, Vec<u8>)>>,
     asked: Arc<Mutex<Vec<(String, HeaderMap, Value)>>>,
     base: String,
 }
 
 impl Api {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api = Self {
             answer: Arc::default(),
@@ -41,7 +41,7 @@ impl Api {
         api
     }
 
-    fn says(&self, status: u16, body: &Value) {
+    pub fn says(&self, status: u16, body: &Value) {
         self.says_bytes(status, body.to_string().into_bytes());
     }
 
@@ -61,7 +61,7 @@ impl Api {
         provider(&["--anthropic-api-key", "sk-ant-test", "--anthropic-base-url", &self.base])
     }
 
-    fn openai(&self) -> Provider {
+    pub fn openai(&self) -> Provider {
         let base = format!("{}/v1", self.base);
         provider(&["--openai-base-url", &base, "--openai-api-key", "sk-test", "--openai-model", "small"])
     }
