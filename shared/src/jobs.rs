@@ -81,6 +81,15 @@ impl JobKind for MaintainPartitions {
     const MAX_ATTEMPTS: u16 = 3;
 }
 
+/// Ends what jobs that died left behind: messages on the way and searches. Periodic.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct SettleStranded {}
+
+impl JobKind for SettleStranded {
+    const QUEUE: &'static str = "settle_stranded";
+    const MAX_ATTEMPTS: u16 = 3;
+}
+
 /// The tenant of jobs that belong to no account.
 pub const SYSTEM_TENANT: &str = "system";
 

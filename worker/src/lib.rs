@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use apalis::prelude::{WorkerBuilder, WorkerError};
-use queue::{JobKind, Runtime, RuntimeConfig, lanes};
+use queue::{Job, JobKind, Runtime, RuntimeConfig, lanes};
 use shared::{
     Database,
     config::BaseConfig,
@@ -40,15 +40,14 @@ use channels::{
     email::{Email, server::Server},
 };
 use drafting::Provider;
+use jobs::JOB_DEADLINE;
 
 /// How workers are named in the list of leases and among the database's connections.
 const NAME: &str = "iris-worker";
 /// A periodic job runs alone.
 const PERIODIC_SLOTS: usize = 1;
-/// How much of the shutdown's time the running jobs have; the rest is for recording their ends.
+/// How much of the shutdown's time the running jobs have; the rest is for recording their ends and closing.
 const DRAINING_SHARE: f64 = 0.8;
-/// How long the handlers' tasks may take to end once the runtime has stopped.
-const WORKERS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long to wait before the mailbox's limit is tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -67,20 +66,22 @@ pub async fn run(config: WorkerConfig, base: BaseConfig, shutdown: CancellationT
         channels: Channels { email: Email::new(config.smtp_answer_timeout) },
         provider: Provider::from_config(&config.drafting)?,
     });
-    let runtime = Runtime::start(RuntimeConfig {
+    // Taken out when the worker stops, from when on it is not ready. Its address first: a worker that cannot be watched
+    // takes no job.
+    let runtime = Arc::new(Mutex::new(None));
+    let leased = runtime.clone();
+    let stopped = CancellationToken::new();
+    let admin = Admin::new(database.clone(), move || lock(&leased).as_ref().is_some_and(Runtime::is_ready))?;
+    admin.serve(base.admin_addr, stopped.clone()).await?;
+    let started = Runtime::start(RuntimeConfig {
         name: NAME.into(),
         connect: db::connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
         notifier: database.notifier().clone(),
         listen: true,
         schedules: schedule::schedules()?,
     })?;
-    let mut workers = start_workers(&runtime, &ctx, &config);
-    // Taken out when the worker stops, from when on it is not ready.
-    let runtime = Arc::new(Mutex::new(Some(runtime)));
-    let leased = runtime.clone();
-    let stopped = CancellationToken::new();
-    let admin = Admin::new(database.clone(), move || lock(&leased).as_ref().is_some_and(Runtime::is_ready))?;
-    admin.serve(base.admin_addr, stopped.clone()).await?;
+    let mut workers = start_workers(&started, &ctx, &config);
+    *lock(&runtime) = Some(started);
     let helpers = start_helpers(&ctx, &config, &base, &shutdown);
     tracing::info!(provider = ctx.provider.name(), slots = config.send_slots, "the worker runs");
 
@@ -90,16 +91,19 @@ pub async fn run(config: WorkerConfig, base: BaseConfig, shutdown: CancellationT
     };
     tracing::info!("the worker stops");
     let running = lock(&runtime).take();
-    if let Some(running) = running {
-        running.shutdown(base.shutdown.mul_f64(DRAINING_SHARE)).await;
+    let stopping = async {
+        if let Some(running) = running {
+            running.shutdown(base.shutdown.mul_f64(DRAINING_SHARE)).await;
+        }
+        while workers.join_next().await.is_some() {}
+        stopped.cancel();
+        drop(helpers);
+        database.close().await;
+    };
+    // What is not over then is dropped, as a crash would: the others take it over.
+    if tokio::time::timeout(base.shutdown, stopping).await.is_err() {
+        tracing::warn!("the worker did not come to its end in time");
     }
-    let ended = async { while workers.join_next().await.is_some() {} };
-    if tokio::time::timeout(WORKERS_DEADLINE, ended).await.is_err() {
-        tracing::warn!("the handlers' tasks did not end in time");
-    }
-    stopped.cancel();
-    drop(helpers);
-    database.close().await;
     match ended_early {
         None => Ok(()),
         Some(ended) => bail!("an apalis worker ended by itself: {ended:?}"),
@@ -121,12 +125,22 @@ fn start_workers(
                 WorkerBuilder::new(<$kind>::QUEUE).backend(backend).data(ctx.clone()).build($handler).run(),
             );
         };
+        ($kind:ty, $slots:expr, $handler:path, $deadline:expr) => {
+            let backend = runtime.backend::<$kind>($slots);
+            let handler = |payload: $kind, job: Job, ctx: jobs::Shared| {
+                jobs::within($deadline, $handler(payload, job, ctx))
+            };
+            workers.spawn(
+                WorkerBuilder::new(<$kind>::QUEUE).backend(backend).data(ctx.clone()).build(handler).run(),
+            );
+        };
     }
-    spawn!(kinds::Discover, usize::from(config.discover_slots.get()), jobs::discover::run);
-    spawn!(kinds::Draft, usize::from(config.draft_slots.get()), jobs::draft::run);
+    spawn!(kinds::Discover, usize::from(config.discover_slots.get()), jobs::discover::run, JOB_DEADLINE);
+    spawn!(kinds::Draft, usize::from(config.draft_slots.get()), jobs::draft::run, JOB_DEADLINE);
     spawn!(kinds::Send, usize::from(config.send_slots.get()), jobs::send::run);
-    spawn!(kinds::CompleteCampaigns, PERIODIC_SLOTS, jobs::complete_campaigns::run);
-    spawn!(kinds::MaintainPartitions, PERIODIC_SLOTS, jobs::maintain_partitions::run);
+    spawn!(kinds::CompleteCampaigns, PERIODIC_SLOTS, jobs::complete_campaigns::run, JOB_DEADLINE);
+    spawn!(kinds::MaintainPartitions, PERIODIC_SLOTS, jobs::maintain_partitions::run, JOB_DEADLINE);
+    spawn!(kinds::SettleStranded, PERIODIC_SLOTS, jobs::settle_stranded::run, JOB_DEADLINE);
     workers
 }
 

@@ -67,6 +67,16 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Whether the database was not there or failed, in the queue's statements too: the same work may succeed later.
+    pub const fn is_database(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(_)
+                | Self::Enqueue(queue::EnqueueError::Database(_))
+                | Self::Queue(queue::Error::Database(_) | queue::Error::Deadline(_))
+        )
+    }
+
     /// One wrong field.
     pub fn invalid(field: &str, reason: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError::new(field, reason)])

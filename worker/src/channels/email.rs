@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{
-    answer::{classify, cut},
+    answer::{Stage, classify, cut},
     connection::{Connection, Fault},
     mime::{Mail, compose},
     pool::Pool,
@@ -109,7 +109,7 @@ impl Offer<'_> {
         let begun = tokio::time::Instant::now();
         let delivered = match self.connection.text(&self.text, self.email.answer_timeout).await {
             Ok(()) => Delivered::Accepted,
-            Err(Fault::Broken { error }) => return Delivered::Unknown { error },
+            Err(Fault::Broken { error, .. }) => return Delivered::Unknown { error },
             Err(fault @ (Fault::Answer { .. } | Fault::AddressNotSupported)) => {
                 Delivered::Refused(refusal(fault))
             }
@@ -120,11 +120,15 @@ impl Offer<'_> {
     }
 }
 
-/// Before the text, a broken connection says nothing about the message.
+/// What a fault on a fresh connection means. One that breaks before the recipient is named says nothing about the message;
+/// one that breaks over the recipient may do so every time, so that its tries are counted.
 fn refusal(fault: Fault) -> Refusal {
     match fault {
         Fault::Answer { stage, code, text } => classify(stage, code, &text),
-        Fault::Broken { error } => Refusal::Unavailable { error },
+        Fault::Broken { stage: Stage::Session, error } => Refusal::Unavailable { error },
+        Fault::Broken { stage: Stage::Recipient | Stage::Data | Stage::Text, error } => {
+            Refusal::Deferred { error }
+        }
         Fault::AddressNotSupported => Refusal::Failed {
             error: "the mail server cannot write to an address with these characters (SMTPUTF8)".into(),
         },

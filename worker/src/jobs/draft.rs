@@ -18,7 +18,8 @@ use crate::{
     drafting::{DraftError, Drafted, Request},
 };
 
-/// How long a draft waits after its last attempt found the provider busy: an outage there is no failure of the draft.
+/// How long a draft waits for what is no failure of its own: a provider that is busy until its last attempt, a wrong key,
+/// or the database.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(600);
 
 /// Runs the job: reads the rows, asks the provider with no transaction open, and records the draft with the job's end.
@@ -54,6 +55,7 @@ fn request(known: DraftContext, step: i32) -> Request {
     }
 }
 
+/// Records the draft. One that the engine does not take, however often, ends the enrolment.
 async fn record(ctx: &Context, job: &Job, payload: &jobs::Draft, drafted: Drafted) -> Handled {
     let draft = Draft {
         subject: Some(drafted.subject).filter(|subject| !subject.is_empty()),
@@ -70,7 +72,19 @@ async fn record(ctx: &Context, job: &Job, payload: &jobs::Draft, drafted: Drafte
         payload.step,
         &draft,
     )
-    .await?;
+    .await;
+    let recorded = match recorded {
+        Ok(recorded) => recorded,
+        Err(error) if !job.is_last_attempt() => return Err(error.into()),
+        Err(error) if error.is_database() => {
+            tracing::error!(%error, "a draft is not stored; it is tried again later");
+            return Ok(Outcome::snooze(OUTAGE_PAUSE));
+        }
+        Err(error) => {
+            tx.rollback().await?;
+            return fail(ctx, job, payload, &error.to_string()).await;
+        }
+    };
     let outcome = finish(tx, job, Outcome::Done).await?;
     let label = match recorded {
         RecordedDraft::Pending(_) => "pending",
@@ -83,8 +97,8 @@ async fn record(ctx: &Context, job: &Job, payload: &jobs::Draft, drafted: Drafte
     Ok(outcome)
 }
 
-/// What a failure to draft means: a busy provider is asked again for as long as it takes, a wrong setting waits for the
-/// operator, and a provider that only talks nonsense ends the enrolment.
+/// What a failure to draft means: a busy provider is asked again for as long as it takes, and so is one that waits for the
+/// operator to mend a setting; one that rejects this draft or talks nonsense to the last attempt ends the enrolment.
 async fn give_way(ctx: &Context, job: &Job, payload: &jobs::Draft, error: DraftError) -> Handled {
     tracing::warn!(%error, provider = ctx.provider.name(), attempt = job.attempt() + 1, "no draft");
     match error {
@@ -92,13 +106,17 @@ async fn give_way(ctx: &Context, job: &Job, payload: &jobs::Draft, error: DraftE
             Ok(Outcome::snooze(after.unwrap_or_default().max(OUTAGE_PAUSE)))
         }
         DraftError::Busy { after, .. } => Ok(Outcome::Retry { error: error.to_string(), after }),
-        DraftError::Refused(_) => Ok(Outcome::Dead { error: error.to_string() }),
-        DraftError::BadAnswer(_) if job.is_last_attempt() => {
-            let mut tx = ctx.database.begin().await?;
-            let (account_id, enrolment_id) = (payload.account_id, payload.enrolment_id);
-            engine::enrolments::record_failed(&mut tx, account_id, enrolment_id, &error.to_string()).await?;
-            finish(tx, job, Outcome::Done).await
+        DraftError::Refused(_) => Ok(Outcome::snooze(OUTAGE_PAUSE)),
+        DraftError::Rejected(_) | DraftError::BadAnswer(_) if job.is_last_attempt() => {
+            fail(ctx, job, payload, &error.to_string()).await
         }
-        DraftError::BadAnswer(_) => Ok(Outcome::retry(error)),
+        DraftError::Rejected(_) | DraftError::BadAnswer(_) => Ok(Outcome::retry(error)),
     }
+}
+
+/// Ends the enrolment: its step cannot be drafted.
+async fn fail(ctx: &Context, job: &Job, payload: &jobs::Draft, error: &str) -> Handled {
+    let mut tx = ctx.database.begin().await?;
+    engine::enrolments::record_failed(&mut tx, payload.account_id, payload.enrolment_id, error).await?;
+    finish(tx, job, Outcome::Done).await
 }

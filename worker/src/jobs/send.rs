@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use queue::{CompleteError, Job, Outcome};
 use shared::{
+    Tx,
+    db::messages,
     domain::message::BlockedReason,
     engine::{
         self, EngineError,
@@ -26,7 +28,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{Handled, Shared, finish};
+use super::{DATABASE_DEADLINE, Handled, Shared, finish, within};
 use crate::{
     channels::{Delivered, Letter, Offer, Refusal},
     context::Context,
@@ -43,25 +45,31 @@ const RECORD_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duratio
 /// allows quicker ones at first, which greylisting and a busy server reward.
 const DEFERRED_MAX: Duration = Duration::from_secs(4 * 3600);
 
-/// Runs the job.
+/// Runs the job. It has no deadline as a whole, for nothing may drop it between its mark and the final answer: each of
+/// its steps has one.
 pub async fn run(payload: jobs::Send, job: Job, ctx: Shared) -> Handled {
-    let mut conn = ctx.database.pool().acquire().await?;
-    let prepared =
-        engine::sending::prepare(&mut conn, &ctx.clock, payload.account_id, payload.message_id).await?;
-    drop(conn);
-    match prepared {
+    let prepare = async {
+        let mut conn = ctx.database.pool().acquire().await?;
+        engine::sending::prepare(&mut conn, &ctx.clock, payload.account_id, payload.message_id).await
+    };
+    match within(DATABASE_DEADLINE, prepare).await? {
         Prepared::Ready(outgoing) => send(&ctx, &job, &outgoing).await,
-        Prepared::Blocked { reason, after } => wait(&ctx, &job, &payload, reason, after).await,
-        Prepared::Finished => Ok(Outcome::Done),
-        Prepared::WasSending => {
-            let error = "the worker that sent it died before the final answer";
-            count("unknown");
-            let mut tx = ctx.database.begin().await?;
-            let (account_id, message_id) = (payload.account_id, payload.message_id);
-            engine::sending::record_unknown(&mut tx, &ctx.clock, account_id, message_id, error).await?;
-            finish(tx, &job, Outcome::Done).await
+        Prepared::Blocked { reason, after } => {
+            within(DATABASE_DEADLINE, wait(&ctx, &job, &payload, reason, after)).await
         }
+        Prepared::Finished => Ok(Outcome::Done),
+        Prepared::WasSending => within(DATABASE_DEADLINE, lose(&ctx, &job, &payload)).await,
     }
+}
+
+/// Records that nobody knows what became of a message that a run before this one marked.
+async fn lose(ctx: &Context, job: &Job, payload: &jobs::Send) -> Handled {
+    let error = "the worker that sent it died before the final answer";
+    count("unknown");
+    let mut tx = ctx.database.begin().await?;
+    let (account_id, message_id) = (payload.account_id, payload.message_id);
+    engine::sending::record_unknown(&mut tx, &ctx.clock, account_id, message_id, error).await?;
+    finish(tx, job, Outcome::Done).await
 }
 
 /// Records why the message waits, or that it never goes out.
@@ -80,17 +88,14 @@ async fn wait(
 
 async fn send(ctx: &Context, job: &Job, outgoing: &Outgoing) -> Handled {
     let begun = Instant::now();
-    let smtp_url = match ctx.smtp_url(&outgoing.mailbox) {
-        Ok(url) => url,
-        Err(error) => {
-            return refused(ctx, job, outgoing, Refusal::Unavailable { error: error.to_string() }).await;
-        }
+    let offered = match ctx.smtp_url(&outgoing.mailbox) {
+        Ok(url) => ctx.channels.offer(outgoing.channel, &letter(ctx, outgoing), &url).await,
+        Err(error) => Err(Refusal::Unavailable { error: error.to_string() }),
     };
-    let offered = ctx.channels.offer(outgoing.channel, &letter(ctx, outgoing), &smtp_url).await;
     metrics::histogram!("iris_smtp_offer_seconds").record(begun.elapsed().as_secs_f64());
     match offered {
         Ok(offer) => deliver(ctx, job, outgoing, offer).await,
-        Err(refusal) => refused(ctx, job, outgoing, refusal).await,
+        Err(refusal) => within(DATABASE_DEADLINE, refused(ctx, job, outgoing, refusal)).await,
     }
 }
 
@@ -119,26 +124,15 @@ async fn deliver(ctx: &Context, job: &Job, outgoing: &Outgoing, offer: Offer<'_>
     // Before the mark, not after: between a commit and its answer the job must not be dropped either, or the message
     // would stay marked with nobody to say what became of it.
     job.protect();
-    let mut tx = ctx.database.begin().await?;
-    let marked =
-        engine::sending::mark_sending(&mut tx, &ctx.clock, outgoing.account_id, outgoing.message_id).await?;
-    if let Marked::No = marked {
-        tx.rollback().await?;
-        count("withdrawn");
-        return Ok(Outcome::snooze(REFUSED_MARK_PAUSE));
-    }
-    // A reply may cancel the group while the text is on its way; if this process then dies, the next run must still find
-    // the mark and say what is known of the message.
-    match job.detach(&mut tx).await {
-        Ok(()) => {}
-        Err(CompleteError::Stale) => {
-            tx.rollback().await?;
+    let tx = match within(DATABASE_DEADLINE, mark(ctx, job, outgoing)).await? {
+        Mark::Ready(tx) => tx,
+        Mark::Withdrawn(outcome) => {
             count("withdrawn");
-            return Ok(Outcome::Cancelled);
+            return Ok(outcome);
         }
-        Err(CompleteError::Database(error)) => return Err(error.into()),
-    }
-    if let Err(error) = tx.commit().await {
+    };
+    let commit = async { Ok::<_, EngineError>(tx.commit().await?) };
+    if let Err(error) = within(DATABASE_DEADLINE, commit).await {
         // The mark may be there. The text is not sent, and the offer goes back before anything else happens.
         drop(offer);
         count("withdrawn");
@@ -150,41 +144,45 @@ async fn deliver(ctx: &Context, job: &Job, outgoing: &Outgoing, offer: Offer<'_>
     record_surely(ctx, job, outgoing, &delivered).await
 }
 
+/// A mark that only lacks its commit, or how the job ends because the text must not leave.
+enum Mark {
+    Ready(Tx),
+    Withdrawn(Outcome),
+}
+
+async fn mark(ctx: &Context, job: &Job, outgoing: &Outgoing) -> Result<Mark, EngineError> {
+    let mut tx = ctx.database.begin().await?;
+    let marked =
+        engine::sending::mark_sending(&mut tx, &ctx.clock, outgoing.account_id, outgoing.message_id).await?;
+    if let Marked::No = marked {
+        tx.rollback().await?;
+        return Ok(Mark::Withdrawn(Outcome::snooze(REFUSED_MARK_PAUSE)));
+    }
+    // A reply may cancel the group while the text is on its way; if this process then dies, the next run must still find
+    // the mark and say what is known of the message.
+    match job.detach(&mut tx).await {
+        Ok(()) => Ok(Mark::Ready(tx)),
+        Err(CompleteError::Stale) => {
+            tx.rollback().await?;
+            Ok(Mark::Withdrawn(Outcome::Cancelled))
+        }
+        Err(CompleteError::Database(error)) => Err(error.into()),
+    }
+}
+
 /// Records what came of a text, for as long as it takes the database to answer.
 async fn record_surely(ctx: &Context, job: &Job, outgoing: &Outgoing, delivered: &Delivered) -> Handled {
     let ends = Instant::now() + RECORD_DEADLINE;
     let (mut pause, pause_max) = RECORD_PAUSES;
     loop {
-        match record(ctx, job, outgoing, delivered).await {
-            Err(RecordError::Database(error)) if Instant::now() < ends => {
+        match within(DATABASE_DEADLINE, record(ctx, job, outgoing, delivered)).await {
+            Err(error) if error.is_database() && Instant::now() < ends => {
                 tracing::warn!(%error, message = %outgoing.message_id, "what came of a message is not recorded yet");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(pause_max);
             }
-            Err(RecordError::Database(error)) => return Err(error.into()),
-            Err(RecordError::Engine(error)) => return Err(error.into()),
+            Err(error) => return Err(error.into()),
             Ok(outcome) => return Ok(outcome),
-        }
-    }
-}
-
-/// Why an outcome was not recorded; only a database that is not there is worth another try.
-enum RecordError {
-    Database(sqlx::Error),
-    Engine(EngineError),
-}
-
-impl From<sqlx::Error> for RecordError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Database(error)
-    }
-}
-
-impl From<EngineError> for RecordError {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::Database(error) => Self::Database(error),
-            other => Self::Engine(other),
         }
     }
 }
@@ -196,7 +194,7 @@ async fn record(
     job: &Job,
     outgoing: &Outgoing,
     delivered: &Delivered,
-) -> Result<Outcome, RecordError> {
+) -> Result<Outcome, EngineError> {
     let mut tx = ctx.database.begin().await?;
     let outcome = ending(job, delivered);
     match job.complete(&mut tx, &outcome).await {
@@ -234,32 +232,48 @@ fn ending(job: &Job, delivered: &Delivered) -> Outcome {
 
 async fn write(
     ctx: &Context,
-    tx: &mut shared::Tx,
+    tx: &mut Tx,
     outgoing: &Outgoing,
     delivered: &Delivered,
     outcome: &Outcome,
 ) -> Result<(), EngineError> {
     let (account_id, message_id) = (outgoing.account_id, outgoing.message_id);
     match delivered {
-        Delivered::Accepted => engine::sending::record_sent(tx, &ctx.clock, account_id, message_id).await?,
+        Delivered::Accepted => {
+            engine::sending::record_sent(tx, &ctx.clock, account_id, message_id).await?;
+        }
         Delivered::Unknown { error } => {
-            engine::sending::record_unknown(tx, &ctx.clock, account_id, message_id, error).await?
+            engine::sending::record_unknown(tx, &ctx.clock, account_id, message_id, error).await?;
         }
         Delivered::Refused(Refusal::Bounced { error }) => {
-            engine::sending::record_bounced(tx, account_id, message_id, error).await?
+            engine::sending::record_bounced(tx, account_id, message_id, error).await?;
         }
         Delivered::Refused(Refusal::Failed { error }) => {
-            engine::sending::record_failed(tx, account_id, message_id, error).await?
+            engine::sending::record_failed(tx, account_id, message_id, error).await?;
         }
-        Delivered::Refused(Refusal::Deferred { error } | Refusal::Unavailable { error }) => {
-            if *outcome == Outcome::Done {
-                engine::sending::record_failed(tx, account_id, message_id, &given_up(error)).await?
-            } else {
-                engine::sending::record_put_back(tx, account_id, message_id, error).await?
+        Delivered::Refused(Refusal::Deferred { error } | Refusal::Unavailable { error }) => match outcome {
+            Outcome::Retry { after: Some(after), .. } => {
+                engine::sending::record_put_back(tx, account_id, message_id, error).await?;
+                put_off(tx, outgoing, None, error, *after).await?;
             }
-        }
-    };
+            _ => {
+                engine::sending::record_failed(tx, account_id, message_id, &given_up(error)).await?;
+            }
+        },
+    }
     Ok(())
+}
+
+/// Shows on the message what keeps it and until when.
+async fn put_off(
+    tx: &mut Tx,
+    outgoing: &Outgoing,
+    reason: Option<BlockedReason>,
+    error: &str,
+    after: Duration,
+) -> Result<(), sqlx::Error> {
+    let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+    messages::record_put_off(tx, outgoing.account_id, outgoing.message_id, reason, error, after_ms).await
 }
 
 /// A refusal before the mark: nothing has left.
@@ -284,7 +298,9 @@ async fn refused(ctx: &Context, job: &Job, outgoing: &Outgoing, refusal: Refusal
         }
         Refusal::Deferred { error } => {
             count("deferred");
-            Outcome::Retry { error, after: Some(deferral(job.attempt())) }
+            let after = deferral(job.attempt());
+            put_off(&mut tx, outgoing, None, &error, after).await?;
+            Outcome::Retry { error, after: Some(after) }
         }
         Refusal::Unavailable { error } => {
             count("unavailable");
@@ -295,8 +311,10 @@ async fn refused(ctx: &Context, job: &Job, outgoing: &Outgoing, refusal: Refusal
                 ?after,
                 "the mailbox cannot send for now"
             );
-            // The whole lane waits: its other messages would only find out the same, a slot each.
-            queue::lanes::close(&mut tx, job.queue(), job.lane(), after, "mailbox_unreachable").await?;
+            // The whole lane waits: its other messages would only find out the same, a slot each. They show its reason.
+            let reason = BlockedReason::MailboxPaused;
+            put_off(&mut tx, outgoing, Some(reason), &error, after).await?;
+            queue::lanes::close(&mut tx, job.queue(), job.lane(), after, reason.as_str()).await?;
             Outcome::snooze(after)
         }
     };

@@ -110,12 +110,17 @@ pub struct Bench {
     pub drafts: Source<jobs::Draft>,
     pub sends: Source<jobs::Send>,
     pub searches: Source<jobs::Discover>,
+    pub settles: Source<jobs::SettleStranded>,
     _runtime: Runtime,
     _database: TestDatabase,
 }
 
 impl Bench {
     pub async fn start(smtp_url: &str) -> Self {
+        Self::start_with(smtp_url, Provider::Template).await
+    }
+
+    pub async fn start_with(smtp_url: &str, provider: Provider) -> Self {
         let test = migrated().await;
         let database = Database::connect(test.url(), "iris-test", 10).unwrap();
         let secret_key: SecretKey = SecretKey::generate().parse().unwrap();
@@ -133,7 +138,7 @@ impl Bench {
             clock: Clock::system(DAY),
             secret_key,
             channels: Channels { email: Email::new(Duration::from_secs(10)) },
-            provider: Provider::Template,
+            provider,
         });
         Self {
             database,
@@ -143,6 +148,7 @@ impl Bench {
             drafts: runtime.source(4),
             sends: runtime.source(4),
             searches: runtime.source(1),
+            settles: runtime.source(1),
             _runtime: runtime,
             _database: test,
         }

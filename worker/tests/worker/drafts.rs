@@ -1,6 +1,9 @@
 //! The draft and discover jobs.
 
+use std::time::Duration;
+
 use queue::Outcome;
+use serde_json::json;
 use shared::{
     db::{discovery_jobs, places},
     domain::discovery::{Criteria, DiscoveryStatus, Place},
@@ -8,7 +11,8 @@ use shared::{
 };
 
 use crate::{
-    bench::{Bench, soon},
+    bench::{Bench, hurry, soon},
+    providers::Api,
     smtp::SmtpServer,
 };
 
@@ -75,4 +79,76 @@ async fn discovery_finds_places_and_ends_once() {
     assert_eq!(done.by_source.get("places"), Some(&3));
     assert_eq!(bench.count("select count(*) from contacts where company like 'The Room %'").await, 3);
     assert_eq!(bench.count("select count(*) from outbox where type = 'discovery.completed'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_key_keeps_drafts_waiting_and_a_rejected_draft_ends_its_enrolment() {
+    let (server, api) = (SmtpServer::start().await, Api::start().await);
+    let mut bench = Bench::start_with(&server.url(), api.openai()).await;
+    bench.campaign(&["alex@venue.example"]).await;
+    for status in [401, 403, 404] {
+        api.says(status, &json!({"error": {"message": "no"}}));
+        let outcome = bench.draft().await;
+        assert!(
+            matches!(outcome, Outcome::Snooze { after } if after >= Duration::from_secs(60)),
+            "{outcome:?}"
+        );
+        until_waiting(&bench).await;
+        hurry(&bench.database, "draft").await;
+    }
+    api.says(400, &json!({"error": {"message": "this prompt cannot be answered"}}));
+    assert!(matches!(bench.draft().await, Outcome::Retry { .. }));
+    until_waiting(&bench).await;
+    at_last_attempt(&bench).await;
+    assert_eq!(bench.draft().await, Outcome::Done);
+    assert_eq!(bench.text("select stop_reason from enrolments").await.as_deref(), Some("failed"));
+    assert_eq!(bench.count("select count(*) from queue.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_that_the_engine_does_not_take_ends_its_enrolment() {
+    let server = SmtpServer::start().await;
+    let mut bench = Bench::start(&server.url()).await;
+    let first = bench.ready_to_send("alex@venue.example").await;
+    assert_eq!(bench.send(first).await, Outcome::Done);
+    // The follow-up keeps the subject, which no subject may be.
+    sqlx::query("update messages set subject = E'two\\nlines'").execute(bench.database.pool()).await.unwrap();
+    at_last_attempt(&bench).await;
+    assert_eq!(bench.draft().await, Outcome::Done);
+    assert_eq!(bench.text("select stop_reason from enrolments").await.as_deref(), Some("failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_of_the_longest_subject_is_drafted() {
+    let server = SmtpServer::start().await;
+    let mut bench = Bench::start(&server.url()).await;
+    let first = bench.ready_to_send("alex@venue.example").await;
+    sqlx::query("update messages set subject = repeat('s', 900)")
+        .execute(bench.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(bench.send(first).await, Outcome::Done);
+    hurry(&bench.database, "draft").await;
+    assert_eq!(bench.draft().await, Outcome::Done);
+    let subject = bench.text("select subject from messages where step = 1").await.unwrap();
+    assert!(subject.starts_with("Re: sss") && subject.len() == 900, "{}", subject.len());
+}
+
+/// Looks until the outcome of a draft that waits is recorded, which the queue does in its own time.
+async fn until_waiting(bench: &Bench) {
+    soon(async {
+        while bench.count("select count(*) from queue.deferred where queue = 'draft'").await != 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Makes the draft that waits due, for the last time.
+async fn at_last_attempt(bench: &Bench) {
+    sqlx::query("update queue.deferred set attempt = max_attempts - 1 where queue = 'draft'")
+        .execute(bench.database.pool())
+        .await
+        .unwrap();
+    hurry(&bench.database, "draft").await;
 }

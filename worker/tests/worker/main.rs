@@ -10,3 +10,4 @@ mod roles;
 mod sends;
 mod smtp;
 mod templates;
+mod trouble;

@@ -1,5 +1,7 @@
 //! The whole worker: started with its settings, with nothing there yet, and stopped.
 
+use std::time::{Duration, Instant};
+
 use clap::Parser;
 use shared::{Database, config::BaseConfig, domain::channel::ChannelAccount, secrets::SecretKey};
 use testkit::TestDatabase;
@@ -65,6 +67,45 @@ async fn a_stopping_worker_waits_for_the_final_answer() {
     gate.open();
     soon(running).await.unwrap().unwrap();
     assert_eq!(statuses(&database.0).await, [("sent".to_owned(), 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_worker_ends_in_time_whatever_still_runs() {
+    let server = SmtpServer::start().await;
+    let gate = Gate::new();
+    server.next(Script { text: Answer::Gate(gate.clone(), "250 ok"), ..Script::default() });
+    let test = migrated().await;
+    let mut program = settings(test.url(), &server.url());
+    program.base.shutdown = Duration::from_secs(2);
+    let key = program.base.secret_key.clone();
+    let (shutdown, running) = start(program);
+    let database = Database::connect(test.url(), "iris-test", 4).unwrap();
+    let (account_id, _) = connected(&database, &key, &server.url()).await;
+    activate(&database, account_id, &["alex@venue.example"]).await;
+    soon(gate.reached()).await;
+    let begun = Instant::now();
+    shutdown.cancel();
+    soon(running).await.unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(
+        statuses(&database).await,
+        [("sending".to_owned(), 1)],
+        "the next run says what is known of it"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_whose_address_is_taken_claims_nothing() {
+    let server = SmtpServer::start().await;
+    let test = migrated().await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut program = settings(test.url(), &server.url());
+    program.base.admin_addr = taken.local_addr().unwrap();
+    let (_shutdown, running) = start(program);
+    let error = soon(running).await.unwrap().unwrap_err();
+    assert!(format!("{error:#}").contains("IRIS_ADMIN_ADDR"), "{error:#}");
+    let database = Database::connect(test.url(), "iris-test", 4).unwrap();
+    assert_eq!(count(&database, "select count(*) from queue.leases").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,5 @@
 //! The send job: everything that a mail server, a rescue or a reply can do to it, and never two texts.
 
-use std::time::Duration;
-
 use queue::Outcome;
 use shared::{
     domain::message::MessageStatus,
@@ -121,11 +119,15 @@ async fn a_deferred_recipient_is_tried_again() {
         matches!(&outcome, Outcome::Retry { error, after: Some(_) } if error.contains("greylisted")),
         "{outcome:?}"
     );
-    assert_eq!(bench.status(id).await, MessageStatus::Approved);
+    let message = bench.message(id).await;
+    assert_eq!((message.status, message.blocked_reason), (MessageStatus::Approved, None));
+    assert!(message.next_attempt_at.is_some());
+    assert_eq!(message.error.as_deref(), Some("450 4.2.0 greylisted"), "it says what it waits for");
     let again = bench.retried().await;
     assert_eq!(again.job.attempt(), 1);
     assert_eq!(bench.send(again).await, Outcome::Done);
-    assert_eq!(bench.status(id).await, MessageStatus::Sent);
+    let message = bench.message(id).await;
+    assert_eq!((message.status, message.next_attempt_at, message.error), (MessageStatus::Sent, None, None));
     let seen = server.seen();
     assert_eq!(
         (seen.texts.len(), seen.connections, seen.resets),
@@ -194,7 +196,10 @@ async fn a_text_refused_for_now_is_put_back() {
     let claimed = bench.ready_to_send(CONTACT).await;
     let id = claimed.payload.message_id;
     assert!(retry(&bench.send(claimed).await));
-    assert_eq!(bench.status(id).await, MessageStatus::Approved);
+    let message = bench.message(id).await;
+    assert_eq!(message.status, MessageStatus::Approved);
+    assert!(message.next_attempt_at.is_some());
+    assert_eq!(message.error.as_deref(), Some("451 4.3.0 try again later"));
     let again = bench.retried().await;
     assert_eq!(bench.send(again).await, Outcome::Done);
     assert_eq!(bench.status(id).await, MessageStatus::Sent);
@@ -301,21 +306,6 @@ async fn an_answer_is_recorded_although_the_database_went_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mailbox_without_its_server_closes_its_lane() {
-    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let mut bench = Bench::start(&format!("smtp://{closed}?tls=none")).await;
-    let claimed = bench.ready_to_send(CONTACT).await;
-    let id = claimed.payload.message_id;
-    let outcome = bench.send(claimed).await;
-    assert!(matches!(outcome, Outcome::Snooze { after } if after <= Duration::from_secs(1)), "{outcome:?}");
-    assert_eq!(bench.status(id).await, MessageStatus::Approved);
-    let reason = bench.text(
-        "select reason from queue.lanes where queue = 'send' and closed_until > now() - interval '1 minute'",
-    );
-    assert_eq!(reason.await.as_deref(), Some("mailbox_unreachable"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_sign_in_is_the_mailboxs_trouble_and_not_the_contacts() {
     let server = SmtpServer::start_with(Answer::Say("220 hi"), "250-hi\r\n250 AUTH PLAIN LOGIN").await;
     server.refuse_credentials();
@@ -354,15 +344,4 @@ async fn an_idle_connection_is_used_again_and_replaced_when_it_is_gone() {
     }
     let seen = server.seen();
     assert_eq!((seen.texts.len(), seen.connections, seen.resets), (3, 2, 2));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_to_data_that_is_no_invitation_keeps_the_text_back() {
-    let server = SmtpServer::start().await;
-    let mut bench = Bench::start(&server.url()).await;
-    server.next(Script { data: Answer::Say("250 what?"), ..Script::default() });
-    let claimed = bench.ready_to_send(CONTACT).await;
-    let id = claimed.payload.message_id;
-    assert!(matches!(bench.send(claimed).await, Outcome::Snooze { .. }));
-    assert_eq!(bench.status(id).await, MessageStatus::Approved);
 }

@@ -45,6 +45,8 @@ pub enum Fault {
     },
     /// No answer, or one that makes no sense. The connection is of no use any more.
     Broken {
+        /// What was waited for.
+        stage: Stage,
         /// What broke.
         error: String,
     },
@@ -82,7 +84,7 @@ impl Connection {
         };
         timeout(OPEN_TIMEOUT, open)
             .await
-            .unwrap_or_else(|_| Err(Fault::Broken { error: "no connection within 60 s".into() }))
+            .unwrap_or_else(|_| Err(broken(Stage::Session, "no connection within 60 s")))
     }
 
     /// How many messages it has carried.
@@ -114,7 +116,7 @@ impl Connection {
             return Ok(());
         }
         // Only 354 invites the text (RFC 5321 4.1.1.4). Any other positive answer says that we are out of step.
-        Err(Fault::Broken { error: cut(&format!("{} is no answer to DATA", answer.code())) })
+        Err(broken(Stage::Data, &format!("{} is no answer to DATA", answer.code())))
     }
 
     /// Sends the text, dot-stuffed and ended by lettre's `message`, and returns the final answer. Call it once, after
@@ -123,12 +125,10 @@ impl Connection {
         self.carried += 1;
         match timeout(deadline, self.inner.message(text)).await {
             Ok(Ok(answer)) if answer.code().severity == Severity::PositiveCompletion => Ok(()),
-            Ok(Ok(answer)) => {
-                Err(Fault::Broken { error: cut(&format!("{} is no final answer", answer.code())) })
-            }
+            Ok(Ok(answer)) => Err(broken(Stage::Text, &format!("{} is no final answer", answer.code()))),
             Ok(Err(error)) => Err(fault(Stage::Text, &error)),
             Err(_) => {
-                Err(Fault::Broken { error: format!("no final answer within {} s", deadline.as_secs_f64()) })
+                Err(broken(Stage::Text, &format!("no final answer within {} s", deadline.as_secs_f64())))
             }
         }
     }
@@ -141,9 +141,7 @@ impl Connection {
     async fn command<C: std::fmt::Display>(&mut self, stage: Stage, command: C) -> Result<Response, Fault> {
         match timeout(COMMAND_TIMEOUT, self.inner.command(command)).await {
             Ok(answer) => answer.map_err(|error| fault(stage, &error)),
-            Err(_) => {
-                Err(Fault::Broken { error: format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()) })
-            }
+            Err(_) => Err(broken(stage, &format!("no answer within {} s", COMMAND_TIMEOUT.as_secs()))),
         }
     }
 }
@@ -169,7 +167,7 @@ async fn encrypt(inner: &mut AsyncSmtpConnection, server: &Server, hello: &Clien
         Encryption::Plain | Encryption::Implicit => false,
         Encryption::Opportunistic => inner.can_starttls(),
         Encryption::Required if !inner.can_starttls() => {
-            return Err(Fault::Broken { error: "the server does not offer STARTTLS".into() });
+            return Err(broken(Stage::Session, "the server does not offer STARTTLS"));
         }
         Encryption::Required => true,
     };
@@ -183,7 +181,7 @@ async fn encrypt(inner: &mut AsyncSmtpConnection, server: &Server, hello: &Clien
 }
 
 fn tls_parameters(server: &Server) -> Result<TlsParameters, Fault> {
-    TlsParameters::new(server.host.clone()).map_err(|error| Fault::Broken { error: cut(&error.to_string()) })
+    TlsParameters::new(server.host.clone()).map_err(|error| broken(Stage::Session, &error.to_string()))
 }
 
 /// An answer of 4xx or 5xx is one; everything else lettre reports means that there was none.
@@ -193,6 +191,10 @@ fn fault(stage: Stage, error: &SmtpError) -> Fault {
             let text = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             Fault::Answer { stage, code: code.into(), text }
         }
-        None => Fault::Broken { error: cut(&error.to_string()) },
+        None => broken(stage, &error.to_string()),
     }
+}
+
+fn broken(stage: Stage, error: &str) -> Fault {
+    Fault::Broken { stage, error: cut(error) }
 }
