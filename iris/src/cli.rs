@@ -5,9 +5,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use api::ApiConfig;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::Resettable,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use dispatcher::DispatcherConfig;
-use shared::{config::BaseConfig, telemetry::LogConfig};
+use shared::{config::BaseConfig, secrets::SecretKey, telemetry::LogConfig};
 use worker::WorkerConfig;
 
 use crate::local::{Local, PRIVATE};
@@ -18,6 +22,10 @@ use crate::local::{Local, PRIVATE};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// Stops when stdin ends, which it does when the process that started this one is gone.
+    #[arg(long, hide = true)]
+    stop_at_eof: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -158,8 +166,15 @@ impl Command {
 
 /// What the command line asks for.
 pub enum Parsed {
-    /// A command to be run; with what iris brings along when it is given no database.
-    Run(Box<Command>, Option<Local>),
+    /// A command to be run.
+    Run {
+        /// The command.
+        command: Box<Command>,
+        /// What iris brings along when it is given no database.
+        local: Option<Local>,
+        /// Whether it stops when stdin ends.
+        stop_at_eof: bool,
+    },
     /// Help or the version was printed.
     Answered(ExitCode),
 }
@@ -167,17 +182,21 @@ pub enum Parsed {
 /// Reads the command line and the environment. Without a DATABASE_URL, the database and the key that seals secrets are
 /// those of IRIS_HOME.
 pub fn parse() -> anyhow::Result<Parsed> {
-    let given = std::env::var_os("DATABASE_URL").is_some()
+    let given = std::env::var_os("DATABASE_URL").is_some_and(|url| !url.is_empty())
         || std::env::args().any(|arg| arg == "--database-url" || arg.starts_with("--database-url="));
-    let local = if given { None } else { Some(Local::find()?) };
-    let mut definition = Cli::command();
-    if let Some(local) = &local {
-        let key = local.secret_key()?;
-        definition = with_defaults(definition, &[("database_url", PRIVATE), ("secret_key", &key)]);
+    // With a key of no meaning first: help, the version and a mistake find no home and leave nothing on the disk.
+    let stand_in = SecretKey::generate();
+    let mut parsed = read((!given).then_some(stand_in.as_str()));
+    let mut local = None;
+    if parsed.is_ok() && !given {
+        let found = Local::find()?;
+        parsed = read(Some(&found.secret_key()?));
+        local = Some(found);
     }
-    let parsed = definition.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     match parsed {
-        Ok(cli) => Ok(Parsed::Run(Box::new(cli.command), local)),
+        Ok(Cli { command, stop_at_eof }) => {
+            Ok(Parsed::Run { command: Box::new(command), local, stop_at_eof })
+        }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             error.print().context("the help cannot be printed")?;
             Ok(Parsed::Answered(ExitCode::SUCCESS))
@@ -186,41 +205,51 @@ pub fn parse() -> anyhow::Result<Parsed> {
     }
 }
 
-/// Gives the settings of all subcommands defaults that are known only now.
+/// Parses once; with the secret key that stands in for one that is not given, on the private database.
+fn read(private_key: Option<&str>) -> Result<Cli, clap::Error> {
+    let mut definition = Cli::command();
+    if let Some(key) = private_key {
+        definition = with_defaults(definition, &[("database_url", PRIVATE), ("secret_key", key)]);
+    }
+    definition.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
+}
+
+/// Gives the settings of all subcommands defaults that are known only now; an empty variable is one that is not set.
 fn with_defaults(command: clap::Command, defaults: &[(&str, &str)]) -> clap::Command {
     let command = command.mut_args(|arg| {
         let default = defaults.iter().find(|(name, _)| arg.get_id().as_str() == *name);
-        match default {
-            Some((_, value)) => {
-                arg.required(false).default_value((*value).to_owned()).hide_default_value(true)
-            }
-            None => arg,
-        }
+        let Some((_, value)) = default else { return arg };
+        let is_empty = arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+        let arg = if is_empty { arg.env(Resettable::Reset) } else { arg };
+        arg.required(false).default_value((*value).to_owned()).hide_default_value(true)
     });
     command.mut_subcommands(|subcommand| with_defaults(subcommand, defaults))
 }
 
-/// What is wrong and where, in one line: the parser's first paragraph, with the variable behind an option's name.
+/// What is wrong and where, in one line: the parser's first paragraph, with the variable behind an option's name. Of a
+/// secret only what its own parser says, which never repeats it: the other's text has the value in it.
 fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let paragraph: Vec<&str> =
-        text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect();
-    let mut line = paragraph.join(" ").trim_start_matches("error: ").to_owned();
-    if let Some(clap::error::ContextValue::String(argument)) = error.get(clap::error::ContextKind::InvalidArg)
-        && let Some((variable, is_secret)) = variable_of(argument)
-    {
-        if is_secret
-            && let Some(clap::error::ContextValue::String(value)) =
-                error.get(clap::error::ContextKind::InvalidValue)
-        {
-            line = line.replace(&format!("'{value}'"), "(not shown)");
-        }
-        line = format!("{variable}: {line}");
-    }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        "name a command; `iris --help` lists them".clone_into(&mut line);
+        return "name a command; `iris --help` lists them".to_owned();
     }
-    line
+    let setting = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => variable_of(argument),
+        _ => None,
+    };
+    if let Some((variable, true)) = setting {
+        let reason = std::error::Error::source(error).map_or("is wrong".to_owned(), ToString::to_string);
+        return format!("{variable}: its value, which is not shown: {}", first_paragraph(&reason));
+    }
+    let line = first_paragraph(&error.to_string());
+    let line = line.trim_start_matches("error: ");
+    match setting {
+        Some((variable, _)) => format!("{variable}: {line}"),
+        None => line.to_owned(),
+    }
+}
+
+fn first_paragraph(text: &str) -> String {
+    text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 /// The variable of the environment that sets an option, written as in an error: `--smtp-url <SMTP_URL>`; and whether its
@@ -264,5 +293,28 @@ mod tests {
             .unwrap_err();
         let line = one_line(&error);
         assert!(line.starts_with("IRIS_SECRET_KEY: ") && !line.contains("hunter2"), "{line}");
+        assert!(line.contains("32 bytes"), "{line}");
+    }
+
+    #[test]
+    fn no_wrong_secret_is_shown_however_it_is_written() {
+        let secrets = [
+            ("--smtp-url", "smpt://ana:hunter2@mail.example.com\n"),
+            ("--smtp-url", "\nsmpt://ana:hunter2@mail.example.com"),
+            ("--smtp-url", "hunter2 smtp://"),
+            ("--inbound-secret", "hunter2\n"),
+            ("--secret-key", "hun\nter2hunter2"),
+            ("--anthropic-api-key", "hunter2\nhunter2"),
+        ];
+        for (option, value) in secrets {
+            let arguments =
+                ["iris", "worker", "--database-url", "x", "--smtp-from", "a@example.com", option, value];
+            let error = Cli::command().try_get_matches_from(arguments).unwrap_err();
+            let line = one_line(&error);
+            assert!(line.starts_with("IRIS_"), "{line}");
+            for part in ["hunter2", "hun", "ter2", "ana"] {
+                assert!(!line.contains(part), "{option} {line}");
+            }
+        }
     }
 }

@@ -6,15 +6,19 @@
 
 mod cli;
 mod demo;
+mod environment;
 mod local;
 mod places;
 mod roles;
 mod up;
 mod world;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use cli::Command;
+
+/// How long threads may take once everything else has ended.
+const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // What was asked for goes to stdout, everything else to stderr, and a failure is one line.
@@ -29,13 +33,21 @@ fn main() -> ExitCode {
 
 fn start() -> anyhow::Result<ExitCode> {
     let (command, local) = match cli::parse()? {
-        cli::Parsed::Run(command, local) => (*command, local),
+        cli::Parsed::Run { command, local, stop_at_eof } => {
+            if stop_at_eof {
+                environment::terminate_at_eof();
+            }
+            (*command, local)
+        }
         cli::Parsed::Answered(code) => return Ok(code),
     };
     shared::telemetry::init_log(command.log())?;
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(command, local))
+    let ran = runtime.block_on(run(command, local));
+    // A thread that waits for a dead connection must not keep a process that has ended.
+    runtime.shutdown_timeout(THREADS_DEADLINE);
+    ran
 }
 
 async fn run(command: Command, local: Option<local::Local>) -> anyhow::Result<ExitCode> {

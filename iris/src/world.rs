@@ -14,6 +14,8 @@ use tokio::{
     process::{Child, Command},
 };
 
+use crate::environment;
+
 /// How long the outside may take to be there.
 const START: Duration = Duration::from_secs(10);
 
@@ -66,7 +68,12 @@ impl World {
     pub async fn start(options: &Options<'_>) -> anyhow::Result<Self> {
         let program = program()?;
         let log = std::fs::File::create(options.directory.join("world.log"))?;
-        let mut child = Command::new(&program)
+        let mut command = Command::new(&program);
+        for setting in environment::own_settings() {
+            command.env_remove(setting);
+        }
+        let mut child = command
+            .arg("--stop-at-eof")
             .args(["--smtp", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .arg("--dir")
             .arg(options.directory)
@@ -75,7 +82,8 @@ impl World {
             .env("IRIS_INBOUND_SECRET", options.inbound_secret)
             .env("IRIS_SMTP_FROM", options.mailbox)
             .env("RUST_LOG", "warn")
-            .stdin(Stdio::null())
+            // Held by the child below: it ends with this process, however that ends.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)

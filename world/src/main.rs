@@ -18,7 +18,7 @@ mod smtp;
 mod testing;
 mod world;
 
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, Read as _, Write as _, stdin, stdout};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -93,6 +93,9 @@ struct ServeArgs {
     /// Keeps raw bodies up to 1 GiB instead of the last 2,000.
     #[arg(long, env = "IRIS_WORLD_KEEP_RAW")]
     keep_raw: bool,
+    /// Stops when stdin ends, which it does when the process that started this one is gone.
+    #[arg(long)]
+    stop_at_eof: bool,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -115,6 +118,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let stop = CancellationToken::new();
+    let ended = if args.stop_at_eof { stdin_end() } else { CancellationToken::new() };
     let settings = Settings {
         day: Duration::from_millis(args.day_ms),
         keep_raw: args.keep_raw,
@@ -130,6 +134,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+        () = ended.cancelled() => tracing::info!("stdin has ended: stopping"),
     }
     stop.cancel();
     let ended = tokio::time::timeout(STOP_MAX, async {
@@ -144,6 +149,18 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         tracing::warn!("requests were still under way after {STOP_MAX:?}");
         Ok(())
     })
+}
+
+/// Cancelled when stdin ends. A thread reads it, for such a read cannot be called off.
+fn stdin_end() -> CancellationToken {
+    let ended = CancellationToken::new();
+    let seen = ended.clone();
+    std::thread::spawn(move || {
+        let mut input = [0; 64];
+        while stdin().read(&mut input).is_ok_and(|bytes| bytes > 0) {}
+        seen.cancel();
+    });
+    ended
 }
 
 /// The HTTP client needs a TLS provider even for plain URLs. A second call, as tests make, changes nothing.

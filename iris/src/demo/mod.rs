@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use clap::Args;
 use shared::telemetry::LogConfig;
 
@@ -92,9 +93,12 @@ async fn act(options: &Options, stage: &stage::Stage) -> anyhow::Result<verdict:
     let started = Instant::now();
     let campaign = script::open(stage, options.contacts).await?;
     let killing = options.kill.then(|| stage.processes.kill_now_and_then());
+    let patience = watch::patience(options.contacts);
     let played = async {
-        script::run(stage, &campaign, options.contacts).await?;
-        watch::until_quiet(stage, &campaign, options.contacts).await
+        tokio::time::timeout(patience, script::run(stage, &campaign, options.contacts))
+            .await
+            .context("the drafts to be approved did not come in time")??;
+        watch::until_quiet(stage, &campaign, started + patience).await
     };
     let played = tokio::select! {
         played = played => played,

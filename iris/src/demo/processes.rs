@@ -18,6 +18,8 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
+use crate::environment;
+
 /// The roles, each in a process of its own.
 pub const ROLES: [&str; 3] = ["api", "worker", "dispatcher"];
 /// How often one is killed.
@@ -133,10 +135,15 @@ impl Inner {
 
     fn spawn(&self, role: &str) -> anyhow::Result<Child> {
         let log: File = OpenOptions::new().create(true).append(true).open(self.log(role))?;
-        Command::new(std::env::current_exe()?)
-            .arg(role)
+        let mut command = Command::new(std::env::current_exe()?);
+        for setting in environment::own_settings() {
+            command.env_remove(setting);
+        }
+        command
+            .args(["--stop-at-eof", role])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            // Held by the child: it ends with the demo, however that ends.
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true)
