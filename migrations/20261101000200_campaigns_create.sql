@@ -144,6 +144,7 @@ create table messages (
     in_reply_to text,
     order_number bigint,
     crossed boolean not null default false,
+    -- `campaign_paused` is not stored: the campaign's row says it.
     blocked_reason text,
     next_attempt_at timestamptz,
     due_at timestamptz,
@@ -170,7 +171,7 @@ create table messages (
     constraint messages_opened check (status <> 'opened' or opened_at is not null),
     constraint messages_sending check (status not in ('sending', 'sent', 'unknown') or sending_at is not null),
     constraint messages_blocked check (blocked_reason is null or blocked_reason in ('outside_window', 'daily_cap',
-        'mailbox_paused', 'campaign_paused', 'suppressed', 'no_account', 'unresolved_variables', 'cold_dm_not_allowed',
+        'mailbox_paused', 'suppressed', 'no_account', 'unresolved_variables', 'cold_dm_not_allowed',
         'guardrail'))
 );
 -- One message per step of an enrolment: this, not a job's key, is what makes a step happen once.

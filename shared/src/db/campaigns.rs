@@ -212,8 +212,8 @@ pub async fn progress(conn: &mut PgConnection, account_id: Uuid, id: Uuid) -> Re
                 count(*) filter (where opened_at is not null) as opened,
                 count(*) filter (where status = 'bounced') as bounced,
                 count(*) filter (where status = 'failed') as failed,
-                count(*) filter (where blocked_reason is not null
-                    and status in ('pending', 'approved', 'scheduled')) as blocked,
+                count(*) filter (where status in ('pending', 'approved', 'scheduled') and (blocked_reason is not null
+                    or is_paused_step(account_id, campaign_id, enrolment_id, status))) as blocked,
                 count(*) filter (where status = 'unknown') as unknown,
                 count(*) filter (where sent_at is not null and step > 0) as followups,
                 count(*) filter (where status = 'rejected') as rejected,

@@ -133,9 +133,10 @@ async fn start(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// Holds what waits. What is being marked at this moment is waited for, so that nothing leaves after the pause.
 async fn pause(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
     queue::groups::hold(tx, &campaign_group(campaign.id)).await?;
-    db::messages::record_paused(tx, campaign.account_id, campaign.id, true).await?;
+    db::messages::lock_approved(tx, campaign.account_id, campaign.id).await?;
     Ok(())
 }
 
@@ -143,7 +144,6 @@ async fn pause(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
 async fn resume(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
     let wake = queue::groups::release(tx, &campaign_group(campaign.id)).await?;
     tx.wake(wake);
-    db::messages::record_paused(tx, campaign.account_id, campaign.id, false).await?;
     enrolments::start_listed(tx, campaign).await?;
     Ok(())
 }

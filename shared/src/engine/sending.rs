@@ -206,23 +206,24 @@ async fn obstacle(
         }
     }
     if let Some(cap) = row.daily_cap
-        && let Some(wait) = cap_wait(conn, clock, account_id, row.campaign_id, cap).await?
+        && let Some(wait) = cap_wait(conn, clock, account_id, (row.campaign_id, row.message_id), cap).await?
     {
         return Ok(Some((BlockedReason::DailyCap, Some(wait))));
     }
     Ok(None)
 }
 
-/// How long a campaign that has sent its cap within the last day must wait; None when it need not.
+/// How long a message of a campaign that has sent its cap within the last day must wait; None when it need not. Those that
+/// wait take turns by their ids: each tries again when it can leave, not all of them whenever one can.
 async fn cap_wait(
     conn: &mut PgConnection,
     clock: &Clock,
     account_id: Uuid,
-    campaign_id: Uuid,
+    (campaign_id, message_id): (Uuid, Uuid),
     cap: i32,
 ) -> Result<Option<Duration>, EngineError> {
     let day_ms = i64::try_from(clock.day().as_millis()).unwrap_or(i64::MAX);
-    let wait = db::messages::cap_wait_ms(conn, account_id, campaign_id, cap, day_ms).await?;
+    let wait = db::messages::cap_wait_ms(conn, account_id, campaign_id, message_id, cap, day_ms).await?;
     Ok(wait.map(|wait_ms| Duration::from_millis(u64::try_from(wait_ms).unwrap_or_default().max(1))))
 }
 
@@ -237,6 +238,10 @@ pub async fn record_blocked(
     after: Option<Duration>,
 ) -> Result<(), EngineError> {
     if let Some(after) = after {
+        // The campaign itself says so, for as long as it is true.
+        if reason == BlockedReason::CampaignPaused {
+            return Ok(());
+        }
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
         db::messages::record_blocked(tx, account_id, message_id, reason, after_ms).await?;
         return Ok(());
@@ -287,7 +292,7 @@ pub async fn mark_sending(
     if let Some(cap) = row.daily_cap {
         // Only the campaign's row keeps two marks from taking the last place under the cap.
         db::campaigns::lock(tx, account_id, row.campaign_id).await?;
-        if cap_wait(tx, clock, account_id, row.campaign_id, cap).await?.is_some() {
+        if cap_wait(tx, clock, account_id, (row.campaign_id, message_id), cap).await?.is_some() {
             return Ok(Marked::No);
         }
     }

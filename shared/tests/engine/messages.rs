@@ -120,6 +120,10 @@ async fn auto_approval_goes_on_by_itself_unless_something_is_left_open() {
     assert_eq!(names, ["nick", "city"]);
     drop(tx);
     let mut tx = fixture.tx().await;
+    // The address is longer than its variable: the text fits, what it becomes does not.
+    let edits = Edits { subject: None, content: Some("{{email}}".repeat(7000)) };
+    let error = engine::messages::approve(&mut tx, fixture.account_id, message.id, &edits).await.unwrap_err();
+    assert_eq!(error.to_string(), "content must have at most 65536 bytes with its variables filled");
     let edits = Edits { subject: Some("hi".into()), content: Some("hello {{first_name}}".into()) };
     let message = engine::messages::approve(&mut tx, fixture.account_id, message.id, &edits).await.unwrap();
     tx.commit().await.unwrap();
@@ -281,6 +285,10 @@ async fn a_direct_send_fills_its_variables_and_goes_first() {
         (DirectSend { content: String::new(), ..send.clone() }, "content must have 1 to 65536 characters"),
         (DirectSend { variables: json!([]), ..send.clone() }, "variables must be an object"),
     ];
+    let long =
+        DirectSend { variables: json!({"v": "x".repeat(9000)}), content: "{{v}}".repeat(8), ..send.clone() };
+    let error = direct(&fixture, &long).await.unwrap_err().to_string();
+    assert_eq!(error, "content must have at most 65536 bytes with its variables filled");
     for (wrong, reason) in refused {
         assert_eq!(direct(&fixture, &wrong).await.unwrap_err().to_string(), reason);
     }

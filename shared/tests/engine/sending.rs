@@ -297,6 +297,43 @@ async fn a_daily_cap_holds_over_messages_sent_and_unknown() {
 }
 
 #[tokio::test]
+async fn what_waits_under_a_daily_cap_takes_turns() {
+    let mut fixture = Fixture::new().await;
+    fixture.clock = Clock::system(Duration::from_secs(3600));
+    let new = NewCampaign { daily_cap: Some(2), ..campaign() };
+    let emails: Vec<String> = (0..7).map(|n| format!("p{n}@x.example")).collect();
+    let emails: Vec<&str> = emails.iter().map(String::as_str).collect();
+    let active = fixture.active_campaign(&new, &emails).await;
+    let mut ids = Vec::new();
+    for email in emails {
+        let enrolment = fixture.enrolment(active.id, email).await;
+        ids.push(fixture.approved(enrolment.id, 0).await.id);
+    }
+    ids.sort_unstable();
+    for id in &ids[..2] {
+        fixture.mark(*id).await;
+        fixture.record_sent(*id).await;
+    }
+    let mut waits = Vec::new();
+    for id in &ids[2..] {
+        let (reason, after) = blocked(&fixture, *id).await;
+        assert_eq!(reason, BlockedReason::DailyCap);
+        waits.push(after.unwrap());
+    }
+    let days: Vec<u64> = waits.iter().map(|wait| wait.as_secs().div_ceil(3600)).collect();
+    assert_eq!(days, [1, 1, 2, 2, 3], "two a day: {waits:?}");
+    assert!(waits[0] < waits[1] && waits[2] < waits[3], "each when a place becomes free: {waits:?}");
+    // The one whose turn it is leaves; the next one's turn is still to come.
+    sqlx::query("update messages set sending_at = sending_at - interval '1 hour' where id = $1")
+        .bind(ids[0])
+        .execute(fixture.database.pool())
+        .await
+        .unwrap();
+    assert!(matches!(fixture.mark(ids[2]).await, Marked::Yes { .. }));
+    assert_eq!(blocked(&fixture, ids[3]).await.0, BlockedReason::DailyCap);
+}
+
+#[tokio::test]
 async fn a_paused_or_removed_mailbox_and_a_paused_campaign_make_it_wait() {
     let fixture = Fixture::new().await;
     let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
@@ -318,6 +355,30 @@ async fn a_paused_or_removed_mailbox_and_a_paused_campaign_make_it_wait() {
     let (reason, after) = blocked(&fixture, message_id).await;
     assert_eq!(reason, BlockedReason::CampaignPaused);
     assert!(after.is_some());
+}
+
+#[tokio::test]
+async fn a_pause_forgets_nothing_that_a_message_waits_for() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    sqlx::query("update channel_accounts set status = 'disconnected'")
+        .execute(fixture.database.pool())
+        .await
+        .unwrap();
+    blocked(&fixture, message_id).await;
+    let before = fixture.message(message_id).await;
+    assert_eq!(before.blocked_reason, Some(BlockedReason::NoAccount));
+    assert!(before.next_attempt_at.is_some());
+
+    fixture.set_status(campaign_id, shared::domain::campaign::CampaignStatus::Paused).await;
+    // A run that was under way finds the pause.
+    assert_eq!(blocked(&fixture, message_id).await.0, BlockedReason::CampaignPaused);
+    let paused = fixture.message(message_id).await;
+    assert_eq!((paused.blocked_reason, paused.next_attempt_at), (Some(BlockedReason::CampaignPaused), None));
+    assert_eq!(fixture.progress(campaign_id).await.blocked, 1);
+
+    fixture.set_status(campaign_id, shared::domain::campaign::CampaignStatus::Active).await;
+    assert_eq!(fixture.message(message_id).await, before);
 }
 
 #[tokio::test]

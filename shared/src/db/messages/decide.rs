@@ -14,11 +14,9 @@ pub async fn record_approved(
     content: Option<&str>,
 ) -> Result<Vec<Message>, sqlx::Error> {
     sqlx::query_as(concat!(
-        "update messages m set status = case when due_at > now() then 'scheduled' else 'approved' end,
+        "update messages set status = case when due_at > now() then 'scheduled' else 'approved' end,
             subject = coalesce($3, subject), content = coalesce($4, content), approved_at = now(), updated_at = now(),
-            next_attempt_at = null,
-            blocked_reason = (select 'campaign_paused' from campaigns c
-                where c.account_id = m.account_id and c.id = m.campaign_id and c.status = 'paused')
+            next_attempt_at = null, blocked_reason = null
          where account_id = $1 and id = any ($2) and status = 'pending' returning ",
         columns!()
     ))
@@ -97,27 +95,19 @@ pub async fn cancel_of_campaign(
     Ok(done.rows_affected())
 }
 
-/// Shows on the approved steps of a campaign that they wait for it to be resumed, or no longer do.
-pub async fn record_paused(
+/// Waits for the sending marks of a campaign's approved steps, and keeps others away until the transaction ends.
+pub async fn lock_approved(
     conn: &mut PgConnection,
     account_id: Uuid,
     campaign_id: Uuid,
-    paused: bool,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "with waiting as (
-            select id from messages
-            where account_id = $1 and campaign_id = $2 and status in ('approved', 'scheduled')
-                and enrolment_id is not null and ($3 or blocked_reason = 'campaign_paused')
-            order by id for no key update
-         )
-         update messages m set blocked_reason = case when $3 then 'campaign_paused' end, next_attempt_at = null,
-            updated_at = now()
-         from waiting where m.account_id = $1 and m.id = waiting.id",
+        "select from messages
+         where account_id = $1 and campaign_id = $2 and status in ('approved', 'scheduled') and enrolment_id is not null
+         order by id for share",
     )
     .bind(account_id)
     .bind(campaign_id)
-    .bind(paused)
     .execute(conn)
     .await?;
     Ok(())

@@ -13,10 +13,16 @@ use crate::domain::{
     reply::{Intent, Sentiment},
 };
 
-/// The columns of a [`Message`].
+/// The columns of a [`Message`]. An approved step of a paused campaign shows that; what it waited for before is kept and
+/// shown again when the campaign is resumed.
 macro_rules! columns {
     () => {
-        columns!("blocked_reason, next_attempt_at")
+        columns!(
+            "case when is_paused_step(account_id, campaign_id, enrolment_id, status) then 'campaign_paused'
+                else blocked_reason end as blocked_reason,
+             case when not is_paused_step(account_id, campaign_id, enrolment_id, status) then next_attempt_at
+                end as next_attempt_at"
+        )
     };
     ($waiting:literal) => {
         concat!(
@@ -34,8 +40,10 @@ macro_rules! shown {
     () => {
         concat!(
             columns!(
-                "coalesce(blocked_reason, lane.waits_for) as blocked_reason,
-                 greatest(next_attempt_at, lane.open_at) as next_attempt_at"
+                "case when is_paused_step(account_id, campaign_id, enrolment_id, status) then 'campaign_paused'
+                    else coalesce(blocked_reason, lane.waits_for) end as blocked_reason,
+                 case when not is_paused_step(account_id, campaign_id, enrolment_id, status)
+                    then greatest(next_attempt_at, lane.open_at) end as next_attempt_at"
             ),
             " from messages left join lateral (
                 select coalesce(l.reason, 'mailbox_paused') as waits_for, l.closed_until as open_at
@@ -51,7 +59,7 @@ macro_rules! shown {
 mod decide;
 mod sending;
 
-pub use decide::{cancel_of_campaign, cancel_of_enrolments, record_approved, record_paused, record_rejected};
+pub use decide::{cancel_of_campaign, cancel_of_enrolments, lock_approved, record_approved, record_rejected};
 pub use sending::{
     MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_arrived_early,
     record_blocked, record_cancelled, record_mailbox, record_put_back, record_put_off, record_refused,
@@ -95,7 +103,7 @@ pub struct NewMessage<'a> {
     pub in_reply_to: Option<&'a str>,
     /// Its place among the sending marks and replies of its enrolment.
     pub order_number: Option<i64>,
-    /// What it waits for.
+    /// What it waits for, but for its campaign to be resumed: the campaign says that.
     pub blocked_reason: Option<BlockedReason>,
     /// When its step is due.
     pub due_at: Option<DateTime<Utc>>,

@@ -17,6 +17,8 @@ const REFERENCES_MAX: i64 = 20;
 /// Everything that decides whether a message may leave, in one row.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct SendRow {
+    /// The message.
+    pub message_id: Uuid,
     /// The campaign.
     pub campaign_id: Uuid,
     /// The contact.
@@ -65,7 +67,7 @@ pub async fn find_to_send(
     id: Uuid,
 ) -> Result<Option<SendRow>, sqlx::Error> {
     sqlx::query_as(
-        "select m.campaign_id, m.contact_id, m.enrolment_id, m.step, m.status, m.channel, m.channel_account_id,
+        "select m.id as message_id, m.campaign_id, m.contact_id, m.enrolment_id, m.step, m.status, m.channel, m.channel_account_id,
             m.subject, m.content, m.rfc_message_id, a.status as campaign_status, a.sender, a.send_window, a.daily_cap,
             e.status as enrolment_status,
             case m.channel when 'email' then c.email when 'instagram' then c.instagram_handle
@@ -122,26 +124,24 @@ pub async fn find_to_mark(
     .await
 }
 
-/// How many milliseconds from now a campaign that has sent its cap within the last `day_ms` may send again; None when
-/// it may now.
+/// How many milliseconds from now a message of a campaign that has sent its cap within the last `day_ms` has its turn; None
+/// when the campaign may send now.
 pub async fn cap_wait_ms(
     conn: &mut PgConnection,
     account_id: Uuid,
     campaign_id: Uuid,
+    id: Uuid,
     cap: i32,
     day_ms: i64,
 ) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select ceil(extract(epoch from sending_at - now()) * 1000)::int8 + $4 from messages
-         where account_id = $1 and campaign_id = $2 and sending_at > now() - $4 * interval '1 millisecond'
-         order by sending_at desc offset $3 - 1 limit 1",
-    )
-    .bind(account_id)
-    .bind(campaign_id)
-    .bind(i64::from(cap))
-    .bind(day_ms)
-    .fetch_optional(conn)
-    .await
+    sqlx::query_scalar("select cap_wait_ms($1, $2, $3, $4, $5)")
+        .bind(account_id)
+        .bind(campaign_id)
+        .bind(id)
+        .bind(cap)
+        .bind(day_ms)
+        .fetch_one(conn)
+        .await
 }
 
 /// Marks an approved message as sending, unless meanwhile its campaign no longer sends or its contact is not to be

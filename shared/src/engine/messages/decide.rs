@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{one_line, send_job, unresolved};
+use super::{check_whole, one_line, send_job, unresolved};
 use crate::{
     Clock, Tx,
     db::{self, outbox},
@@ -232,10 +232,12 @@ async fn filled(tx: &mut Tx, draft: &Message, edits: &Edits) -> Result<Edits, En
     let fill = |text: &String| {
         let value_of =
             |name: &str| template::lookup(name, &draft.variables, contact.as_ref(), campaign.as_ref());
-        template::render(text, value_of).text
+        template::render(text, value_of)
     };
-    let subject = edits.subject.as_ref().map(|subject| one_line(&fill(subject)));
-    let edits = Edits { subject, content: edits.content.as_ref().map(fill) };
+    let subject = edits.subject.as_ref().map(|subject| one_line(&fill(subject).text));
+    let content = edits.content.as_ref().map(fill);
+    content.as_ref().map_or(Ok(()), check_whole)?;
+    let edits = Edits { subject, content: content.map(|content| content.text) };
     EngineError::check(message::validate_text(edits.subject.as_deref(), edits.content.as_deref()))?;
     Ok(edits)
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{one_line, send_job};
+use super::{check_whole, one_line, send_job};
 use crate::{
     Tx,
     db::{self, messages::NewMessage},
@@ -135,6 +135,7 @@ async fn render_direct(
     };
     let subject = send.subject.as_deref().map(&fill);
     let content = fill(&send.content);
+    check_whole(&content)?;
     let mut names = content.unresolved.clone();
     names.extend(subject.iter().flat_map(|subject| subject.unresolved.iter().cloned()));
     if !names.is_empty() {

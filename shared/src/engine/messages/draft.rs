@@ -9,7 +9,7 @@ use crate::{
     Clock, Tx,
     db::{self, messages::NewMessage},
     domain::{
-        campaign::{Approval, Campaign, CampaignStatus},
+        campaign::{Approval, Campaign},
         contact::Contact,
         enrolment::{Enrolment, EnrolmentStatus},
         message::{self, BlockedReason, Direction, Message, MessageStatus},
@@ -124,13 +124,6 @@ pub async fn record_draft(
         (Approval::Auto, false, Some(_)) => MessageStatus::Scheduled,
         (Approval::Auto, false, None) => MessageStatus::Approved,
     };
-    let blocked_reason = if unresolved {
-        Some(BlockedReason::UnresolvedVariables)
-    } else if campaign.status == CampaignStatus::Paused && status.is_approved() {
-        Some(BlockedReason::CampaignPaused)
-    } else {
-        None
-    };
     let mailbox = enrolments::find_mailbox(tx, &enrolment).await?;
     let id = new_id();
     let rfc_message_id = mailbox.as_ref().and_then(|mailbox| message::rfc_message_id(id, mailbox));
@@ -152,7 +145,7 @@ pub async fn record_draft(
         rfc_message_id: rfc_message_id.as_deref(),
         in_reply_to: None,
         order_number: None,
-        blocked_reason,
+        blocked_reason: unresolved.then_some(BlockedReason::UnresolvedVariables),
         due_at,
         model: draft.model.as_deref(),
         intent: None,

@@ -8,7 +8,10 @@ use queue::{NewJob, RunAt};
 
 use super::EngineError;
 use crate::{
-    domain::{message::Message, template},
+    domain::{
+        message::Message,
+        template::{self, OUTPUT_BYTES_MAX, Rendered},
+    },
     jobs::{self, enrolment_group},
 };
 
@@ -41,6 +44,15 @@ fn unresolved(subject: Option<&str>, content: &str) -> Vec<String> {
         }
     }
     names
+}
+
+/// A text that its variables made too long must not go out without its end. A subject that is, is too long anyway.
+fn check_whole(content: &Rendered) -> Result<(), EngineError> {
+    if content.cut {
+        let reason = format!("must have at most {OUTPUT_BYTES_MAX} bytes with its variables filled");
+        return Err(EngineError::invalid("content", reason));
+    }
+    Ok(())
 }
 
 /// A value must not end the header line that it is put into.
