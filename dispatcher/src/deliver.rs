@@ -20,13 +20,13 @@ use chrono::{DateTime, Utc};
 use queue::{Claimed, Outcome, Source};
 use rand::Rng;
 use shared::{
-    Clock, Database,
+    Database,
     db::deliveries::{self, DueDelivery},
     domain::{delivery::ErrorClass, endpoint::secret_place},
     jobs::Deliver,
     secrets::{SecretKey, Unsealable},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -47,6 +47,8 @@ const KEYS_MAX: usize = 10_000;
 pub struct Prepared {
     claimed: Claimed<Deliver>,
     due: DueDelivery,
+    /// When `due` was read.
+    read: Instant,
     body: Bytes,
     key: Arc<SigningKey>,
 }
@@ -80,7 +82,6 @@ pub enum End {
 #[derive(Debug)]
 pub struct Deliverer {
     database: Database,
-    clock: Clock,
     client: HttpClient,
     keys: Keys,
     outcomes: mpsc::Sender<Sent>,
@@ -90,12 +91,11 @@ impl Deliverer {
     /// What is sent goes to `outcomes`.
     pub fn new(
         database: Database,
-        clock: Clock,
         client: HttpClient,
         secret_key: SecretKey,
         outcomes: mpsc::Sender<Sent>,
     ) -> Self {
-        Self { database, clock, client, keys: Keys::new(secret_key), outcomes }
+        Self { database, client, keys: Keys::new(secret_key), outcomes }
     }
 
     /// Delivers what the source claims until it ends, and then until every request has.
@@ -121,6 +121,7 @@ impl Deliverer {
     /// Reads what the attempts of a batch need. What cannot be attempted ends here.
     async fn prepare(&self, batch: Vec<Claimed<Deliver>>) -> Vec<Prepared> {
         let Some((batch, due)) = self.load(batch).await else { return Vec::new() };
+        let read = Instant::now();
         let mut due: HashMap<Uuid, DueDelivery> = due.into_iter().map(|due| (due.id, due)).collect();
         let mut prepared = Vec::with_capacity(batch.len());
         for claimed in batch {
@@ -134,7 +135,7 @@ impl Deliverer {
                 continue;
             };
             match self.keys.get(due.endpoint_id, &due.sealed_secret) {
-                Ok(key) => prepared.push(Prepared { claimed, due, body: Bytes::from(body), key }),
+                Ok(key) => prepared.push(Prepared { claimed, due, read, body: Bytes::from(body), key }),
                 Err(error) => {
                     tracing::error!(endpoint_id = %due.endpoint_id, %error, "a delivery cannot be signed");
                     claimed.finish(Outcome::retry(error)).await;
@@ -177,11 +178,13 @@ impl Deliverer {
 
     /// Makes one request and hands on what came of it.
     async fn attempt(&self, prepared: Prepared) {
-        let Prepared { claimed, due, body, key } = prepared;
+        let Prepared { claimed, due, read, body, key } = prepared;
         if !claimed.may_start() {
             return give_back(claimed).await;
         }
-        let started_at = self.clock.now();
+        // Receivers compare it with their own clocks, so it is the database's, whose clock is watched over, and not that
+        // of whichever machine this is.
+        let started_at = due.read_at + read.elapsed();
         let headers = key.headers(due.id, started_at.timestamp(), &body);
         let cancelled = claimed.job.cancelled().clone();
         let answer = tokio::select! {
@@ -189,7 +192,7 @@ impl Deliverer {
             // The deadline of the shutdown has come. The receiver may have the request; it gets it once more.
             () = cancelled.cancelled() => return give_back(claimed).await,
         };
-        count(&due, &answer, self.clock.now());
+        count(&due, &answer, started_at + answer.duration);
         self.hand_on(Sent { claimed, due, end: End::Attempted { started_at, answer } }).await;
     }
 

@@ -54,7 +54,7 @@ pub async fn run(
     })?;
     let source = runtime.source(slots);
     let (outcomes, sent) = mpsc::channel(slots);
-    let deliverer = Deliverer::new(database.clone(), base.clock(), client, base.secret_key.clone(), outcomes);
+    let deliverer = Deliverer::new(database.clone(), client, base.secret_key.clone(), outcomes);
     let give_up = CancellationToken::new();
     let loops = TaskTracker::new();
     loops.spawn(relay::run(database.clone(), usize::from(config.relay_batch), shutdown.clone()));
@@ -79,7 +79,9 @@ pub async fn run(
     if tokio::time::timeout(LOOPS_DEADLINE, loops.wait()).await.is_err() {
         tracing::warn!("the dispatcher's loops did not end in time");
     }
-    database.close().await;
+    if tokio::time::timeout(LOOPS_DEADLINE, database.close()).await.is_err() {
+        tracing::warn!("the database's connections did not close in time");
+    }
     Ok(())
 }
 

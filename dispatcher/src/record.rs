@@ -61,7 +61,7 @@ pub async fn run(
         let refused = record_all(&database, &rows, &give_up).await;
         for Sent { claimed, .. } in batch {
             // The others' slots are free now.
-            if refused.contains(&claimed.job.id()) {
+            if refused.contains(&(claimed.job.id(), claimed.job.run())) {
                 claimed.finish(Outcome::Dead { error: "its outcome cannot be recorded".into() }).await;
             }
         }
@@ -140,8 +140,8 @@ impl Row {
 }
 
 /// Records a batch, however long the database is away. A batch that the database refuses for what is in it is split
-/// until the row that offends stands alone. Returns the jobs of such rows.
-async fn record_all(database: &Database, rows: &[Row], give_up: &CancellationToken) -> HashSet<Uuid> {
+/// until the row that offends stands alone. Returns the tokens of such rows.
+async fn record_all(database: &Database, rows: &[Row], give_up: &CancellationToken) -> HashSet<(Uuid, i32)> {
     let mut refused = HashSet::new();
     let mut waiting = vec![rows];
     while let Some(rows) = waiting.pop() {
@@ -150,7 +150,7 @@ async fn record_all(database: &Database, rows: &[Row], give_up: &CancellationTok
             Ok(Err(error)) if is_about_content(&error) => {
                 tracing::error!(%error, outcomes = rows.len(), "the database refuses outcomes of deliveries");
                 match rows {
-                    [row] => _ = refused.insert(row.job.job_id()),
+                    [row] => _ = refused.insert(row.job.token()),
                     rows => {
                         let (left, right) = rows.split_at(rows.len() / 2);
                         waiting.extend([right, left]);
@@ -188,7 +188,7 @@ async fn record(database: &Database, rows: &[Row]) -> Result<(), sqlx::Error> {
     deliveries::look_up_by_key(&mut tx).await?;
     let jobs: Vec<Recorded> = rows.iter().map(|row| row.job.clone()).collect();
     let accepted = complete_many(&mut tx, &jobs).await?;
-    let rows: Vec<&Row> = rows.iter().filter(|row| accepted.contains(&row.job.job_id())).collect();
+    let rows: Vec<&Row> = rows.iter().filter(|row| accepted.contains(&row.job.token())).collect();
     let changes: Vec<DeliveryChange> = rows.iter().map(|row| row.delivery.clone()).collect();
     deliveries::record_many(&mut tx, &changes).await?;
     let made: Vec<NewAttempt> = rows.iter().filter_map(|row| row.attempt.clone()).collect();

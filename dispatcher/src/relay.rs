@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// The pause after a pass that relayed something, so that small batches gather.
 const GATHER: Duration = Duration::from_millis(3);
-/// The pauses between passes that find nothing: doubling, so that an idle dispatcher costs two queries a second.
+/// The pauses between passes that find nothing: doubling, so that an idle dispatcher looks twice a second.
 const IDLE_MIN: Duration = Duration::from_millis(10);
 const IDLE_MAX: Duration = Duration::from_millis(500);
 /// How many deliveries one transaction should make: events with many endpoints are taken in smaller batches.
@@ -172,13 +172,14 @@ pub async fn watch_depth(database: Database, stop: CancellationToken) {
             let mut conn = database.pool().acquire().await?;
             outbox::depth(&mut conn).await
         };
-        match depth.await {
-            Ok(depth) => {
+        match tokio::time::timeout(DEPTH_EVERY, depth).await {
+            Ok(Ok(depth)) => {
                 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
                 metrics::gauge!("outbox_events").set(depth.events as f64);
                 metrics::gauge!("outbox_oldest_seconds").set(depth.oldest.as_secs_f64());
             }
-            Err(error) => tracing::debug!(%error, "the outbox was not measured"),
+            Ok(Err(error)) => tracing::debug!(%error, "the outbox was not measured"),
+            Err(_) => tracing::debug!("the outbox was not measured in time"),
         }
         let _ = tokio::time::timeout(DEPTH_EVERY, stop.cancelled()).await;
     }

@@ -10,7 +10,9 @@
 --
 -- `run` counts starts and travels with the job through all four tables: (id, run) is the attempt token, and a
 -- completion that names an older run is stale. `attempt` counts runs whose outcome was recorded, `crashes` counts
--- rescues; the two are never mixed. Names are compared bytewise (collate "C") so that a group's prefix is a range.
+-- rescues; the two are never mixed. `rank` is the place in the lane: the time since when the job waits, later by a
+-- minute for each point of priority, so that no priority waits for ever. Names are compared bytewise (collate "C") so
+-- that a group's prefix is a range.
 create schema if not exists queue;
 
 create table queue.ready (
@@ -30,12 +32,12 @@ create table queue.ready (
     payload text not null,
     trace text,
     created_at timestamptz not null default now(),
-    ready_at timestamptz not null default now(),
+    rank timestamptz not null default now(),
     last_error text,
     primary key (id, shard)
 );
--- The order of claiming: tenant, then lane, then priority and age within the lane.
-create index ready_claim on queue.ready (queue, tenant, lane, priority, ready_at, id);
+-- The order of claiming: tenant, then lane, then the place in the lane.
+create index ready_claim on queue.ready (queue, tenant, lane, rank, id);
 create index ready_group on queue.ready (grp) where grp is not null;
 
 create table queue.deferred (
@@ -50,11 +52,11 @@ create table queue.running (
     like queue.ready including defaults,
     lease uuid not null,
     started_at timestamptz not null default now(),
+    -- Whether the lane had a cap when the job was claimed: only such jobs are counted.
+    capped boolean not null,
     primary key (id, shard)
 );
-create index running_lane on queue.running (queue, lane);
-create index running_lease on queue.running (lease);
-create index running_group on queue.running (grp) where grp is not null;
+create index running_capped on queue.running (queue, lane) where capped;
 
 create table queue.dead (
     like queue.ready including defaults,
@@ -64,6 +66,7 @@ create table queue.dead (
     constraint dead_reason check (reason in ('exhausted', 'crashed', 'refused', 'undecodable'))
 );
 create index dead_queue on queue.dead (queue, died_at);
+create index dead_group on queue.dead (grp) where grp is not null;
 
 -- Unique keys of jobs that are not finished; written and removed in the job's own statement.
 create table queue.keys (
@@ -89,14 +92,24 @@ create table queue.lanes (
     constraint lanes_rate check (per_second is null or per_second > 0)
 );
 
--- A group is a path such as `project/task`. Its row exists once something was done to the prefix.
+-- How much of the slots a tenant gets beside the others; 1 for those without a row.
+create table queue.tenants (
+    tenant text collate "C" primary key,
+    weight integer not null,
+    constraint tenants_weight check (weight between 1 and 100)
+);
+
+-- A group is a path such as `project/task`. Its row exists once something was done to the prefix, and goes when nothing
+-- is left that it governs. Epochs come from one sequence, so that a row that is made anew is later than it ever was.
+create sequence queue.epochs;
 create table queue.groups (
     prefix text collate "C" primary key,
     epoch bigint not null default 0,
     held boolean not null default false,
+    released_at timestamptz,
     updated_at timestamptz not null default now()
 );
-create index groups_updated on queue.groups (updated_at);
+create index groups_released on queue.groups (released_at) where released_at is not null;
 
 -- One row per process start. All times are the database's. `steady_since` is when the unbroken row of beats began.
 create table queue.leases (

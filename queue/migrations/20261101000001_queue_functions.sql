@@ -1,242 +1,434 @@
 -- The hot statements as functions: one round trip each, and planner settings that hold on tables never analysed (a
 -- queue is empty when statistics are taken and full when they are used).
 
--- 'a/b/c' is governed by the groups 'a', 'a/b' and 'a/b/c'.
+-- 'a/b/c' is governed by the groups 'a', 'a/b' and 'a/b/c'. A path has at most four names; a prefix that ends with '/'
+-- is nobody's. These two are inlined by the planner, which is why they are plain expressions.
 create function queue.prefixes(path text) returns text[] language sql immutable parallel safe as $$
-    select array_agg(array_to_string((string_to_array(path, '/'))[1:n], '/'))
-    from generate_subscripts(string_to_array(path, '/'), 1) n
+    select array[path, split_part(path, '/', 1), split_part(path, '/', 1) || '/' || split_part(path, '/', 2),
+        split_part(path, '/', 1) || '/' || split_part(path, '/', 2) || '/' || split_part(path, '/', 3)]
 $$;
 
 -- Epochs only rise, so their sum over a path rises whenever any prefix of it is cancelled.
-create function queue.epoch_of(path text) returns bigint language sql stable parallel safe as $$
-    select coalesce(sum(g.epoch), 0)::bigint from queue.groups g where g.prefix = any (queue.prefixes(path))
+create function queue.group_of(path text) returns table (epoch bigint, held boolean) language sql stable parallel safe as $$
+    select coalesce(sum(g.epoch), 0)::bigint, coalesce(bool_or(g.held), false)
+    from queue.groups g where g.prefix = any (queue.prefixes(path))
 $$;
 
-create function queue.is_held(path text) returns boolean language sql stable parallel safe as $$
-    select exists (select 1 from queue.groups g where g.prefix = any (queue.prefixes(path)) and g.held)
+-- The place in its lane of a job that is ready from `p_at` on.
+create function queue.rank_of(p_at timestamptz, p_priority smallint) returns timestamptz language sql stable as $$
+    select p_at + p_priority * interval '1 minute'
+$$;
+
+-- Enqueues jobs and says what became of each, by its number in the arrays: added, duplicate or cancelled. Keys are
+-- inserted in sorted order, so that two bulk enqueues over the same keys wait for each other in one direction only. A
+-- job whose cause (the group and epoch of the job that makes it) was cancelled is not enqueued.
+create function queue.enqueue(p_ids uuid[], p_shards smallint[], p_queues text[], p_tenants text[], p_lanes text[],
+    p_priorities smallint[], p_grps text[], p_causes text[], p_cause_epochs bigint[], p_keys text[], p_max_attempts integer[],
+    p_payloads text[], p_traces text[], p_run_ats timestamptz[], p_delays bigint[])
+returns table (n bigint, fate text)
+language sql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+    with input as materialized (
+        select t.*, g.epoch, t.cause is not null and (select c.epoch from queue.group_of(t.cause) c) > t.cause_epoch as cancelled,
+            coalesce(t.run_at, now() + make_interval(secs => t.delay / 1000.0)) as due
+        from unnest(p_ids, p_shards, p_queues, p_tenants, p_lanes, p_priorities, p_grps, p_causes, p_cause_epochs, p_keys,
+            p_max_attempts, p_payloads, p_traces, p_run_ats, p_delays)
+            with ordinality as t(id, shard, queue, tenant, lane, priority, grp, cause, cause_epoch, key, max_attempts, payload,
+                trace, run_at, delay, n)
+        cross join lateral queue.group_of(t.grp) g
+    ), keyed as (
+        insert into queue.keys (queue, key, job_id)
+        select queue, key, id from input where key is not null and not cancelled order by queue, key
+        on conflict do nothing returning job_id
+    ), judged as materialized (
+        select i.*, not i.cancelled and (i.key is null or i.id in (select job_id from keyed)) as accepted from input i
+    ), later as (
+        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, run_at)
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, due
+        from judged where accepted and due > now()
+    ), soon as (
+        insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, rank)
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace,
+            queue.rank_of(clock_timestamp(), priority)
+        from judged where accepted and (due is null or due <= now())
+    )
+    select n, case when accepted then 'added' when cancelled then 'cancelled' else 'duplicate' end from judged
 $$;
 
 -- Up to `p_tenants` tenants with ready jobs, in turn after `p_after`, by a loose index scan that wraps around once.
-create function queue.next_tenants(p_queue text, p_after text, p_tenants integer) returns setof text
-language sql stable set enable_seqscan = off set enable_bitmapscan = off as $$
+create function queue.next_tenants(p_queue text, p_after text, p_tenants integer) returns table (tenant text, n bigint)
+language sql stable as $$
     with recursive later as (
-        (select tenant from queue.ready where queue = p_queue and tenant > p_after order by tenant limit 1)
+        (select r.tenant, 1::bigint as n from queue.ready r where r.queue = p_queue and r.tenant > p_after order by r.tenant limit 1)
         union all
-        select n.tenant from later, lateral (
-            select tenant from queue.ready where queue = p_queue and tenant > later.tenant order by tenant limit 1) n
+        select x.tenant, later.n + 1 from later, lateral (
+            select r.tenant from queue.ready r where r.queue = p_queue and r.tenant > later.tenant order by r.tenant limit 1) x
+        where later.n < p_tenants
     ), first as (
-        (select tenant from queue.ready where queue = p_queue and tenant <= p_after order by tenant limit 1)
+        (select r.tenant, p_tenants + 1::bigint as n from queue.ready r
+         where r.queue = p_queue and r.tenant <= p_after order by r.tenant limit 1)
         union all
-        select n.tenant from first, lateral (
-            select tenant from queue.ready
-            where queue = p_queue and tenant > first.tenant and tenant <= p_after order by tenant limit 1) n
+        select x.tenant, first.n + 1 from first, lateral (
+            select r.tenant from queue.ready r
+            where r.queue = p_queue and r.tenant > first.tenant and r.tenant <= p_after order by r.tenant limit 1) x
+        where first.n < 2 * p_tenants
     )
-    (select tenant from later limit p_tenants) union all (select tenant from first limit p_tenants) limit p_tenants
+    (select * from later) union all (select * from first) limit p_tenants
 $$;
 
--- The same over one tenant's lanes, leaving out those that are paused or closed. At most 4 times as many lanes are
--- looked at as are wanted, so that ten thousand closed lanes cannot make one claim long; `walked` says how far it got.
-create function queue.next_lanes(p_queue text, p_tenant text, p_after text, p_lanes integer)
-returns table (lane text, guarded boolean, open boolean)
-language sql stable set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+-- Whether jobs of a lane may start now, as far as one can tell without a lock.
+create function queue.lane_state(p_queue text, p_lane text) returns table (guarded boolean, open boolean)
+language sql stable as $$
+    select coalesce(bool_or(l.cap is not null or l.per_second is not null), false),
+        coalesce(bool_and(not l.paused and (l.closed_until is null or l.closed_until <= now()) and l.next_at <= now()
+            and (l.cap is null or l.cap > 0)), true)
+    from queue.lanes l where l.queue = p_queue and l.lane = p_lane
+$$;
+
+-- The same over one tenant's lanes, until `p_open` open ones were found or `p_look` lanes were looked at.
+create function queue.next_lanes(p_queue text, p_tenant text, p_after text, p_open integer, p_look integer)
+returns table (lane text, guarded boolean, open boolean, n bigint)
+language sql stable as $$
     with recursive later as (
-        (select r.lane from queue.ready r
-         where r.queue = p_queue and r.tenant = p_tenant and r.lane > p_after order by r.lane limit 1)
+        select x.lane, s.guarded, s.open, 1::bigint as n, s.open::integer as found
+        from (select r.lane from queue.ready r
+            where r.queue = p_queue and r.tenant = p_tenant and r.lane > p_after order by r.lane limit 1) x,
+            queue.lane_state(p_queue, x.lane) s
         union all
-        select n.lane from later, lateral (
+        select x.lane, s.guarded, s.open, later.n + 1, later.found + s.open::integer
+        from later, lateral (
             select r.lane from queue.ready r
-            where r.queue = p_queue and r.tenant = p_tenant and r.lane > later.lane order by r.lane limit 1) n
+            where r.queue = p_queue and r.tenant = p_tenant and r.lane > later.lane order by r.lane limit 1) x,
+            queue.lane_state(p_queue, x.lane) s
+        where later.n < p_look and later.found < p_open
     ), first as (
-        (select r.lane from queue.ready r
-         where r.queue = p_queue and r.tenant = p_tenant and r.lane <= p_after order by r.lane limit 1)
+        select x.lane, s.guarded, s.open, p_look + 1::bigint as n, s.open::integer as found
+        from (select r.lane from queue.ready r
+            where r.queue = p_queue and r.tenant = p_tenant and r.lane <= p_after order by r.lane limit 1) x,
+            queue.lane_state(p_queue, x.lane) s
         union all
-        select n.lane from first, lateral (
+        select x.lane, s.guarded, s.open, first.n + 1, first.found + s.open::integer
+        from first, lateral (
             select r.lane from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane > first.lane and r.lane <= p_after
-            order by r.lane limit 1) n
-    ), walked as (
-        (select later.lane from later limit p_lanes * 4) union all (select first.lane from first limit p_lanes * 4)
-        limit p_lanes * 4
+            order by r.lane limit 1) x,
+            queue.lane_state(p_queue, x.lane) s
+        where first.n < 2 * p_look and first.found < p_open
     )
-    select w.lane,
-        l.cap is not null or l.per_second is not null,
-        l.lane is null or (not l.paused and (l.closed_until is null or l.closed_until <= now()))
-    from walked w left join queue.lanes l on l.queue = p_queue and l.lane = w.lane
+    (select lane, guarded, open, n from later) union all (select lane, guarded, open, n from first) limit p_look
 $$;
 
--- Moves up to `p_limit` jobs of one queue to `running` under the lease, fair over tenants first, then over the lanes of
--- each. `p_after` is the tenant the caller served last; `p_tenants` and `p_lanes` say where it stopped in a tenant's
--- lanes. Raises 'QL001' when the lease has lapsed. Jobs of a cancelled group vanish here, jobs of a held one are parked.
-create function queue.claim(p_lease uuid, p_queue text, p_limit integer, p_after text, p_tenants text[], p_lanes text[])
-returns setof queue.running
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+-- The lanes with ready jobs, by tenant, in the order of their turns: tenants after `p_after`, the lanes of each after
+-- the one that `p_lanes` names for it. About `p_window` open lanes are returned, and at least one of each tenant. Those
+-- that may not start now are returned as not open, so that the caller can go past them; some dozens of each tenant are
+-- looked at. `whole` says that no lane was left out.
+create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[])
+returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, whole boolean)
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_material = off set jit = off as $$
+#variable_conflict use_column
 declare
     v_tenants text[];
-    v_quota integer;
-    v_lane_tenants text[];
-    v_lanes text[];
-    v_guarded boolean[];
-    v_locked text[];
+    v_open integer;
+    v_look integer;
+begin
+    select array_agg(t.tenant order by t.n) into v_tenants from queue.next_tenants(p_queue, p_after, p_window) t;
+    if v_tenants is null then
+        return;
+    end if;
+    v_open := ceil(p_window::numeric / cardinality(v_tenants));
+    v_look := greatest(4 * v_open, 64);
+    return query
+    with walked as (
+        select t.tenant, coalesce(w.weight, 1) as weight, x.lane, x.guarded, x.open, t.n as turn, x.n,
+            count(*) over of_tenant < v_look and count(*) filter (where x.open) over of_tenant < v_open as whole
+        from unnest(v_tenants) with ordinality as t(tenant, n)
+        left join queue.tenants w on w.tenant = t.tenant
+        left join unnest(p_tenants, p_lanes) as c(tenant, lane) on c.tenant = t.tenant
+        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, ''), v_open, v_look) x
+        window of_tenant as (partition by t.n)
+    )
+    select tenant, weight, lane, guarded, open, cardinality(v_tenants) < p_window and bool_and(whole) over ()
+    from walked order by turn, n;
+end
+$$;
+
+-- Moves ready jobs to `running` under the lease: from each given lane the first ones, at most its budget. A guarded lane
+-- has limits, which are judged here; no two tenants may name the same guarded lane. Raises 'QL001' when the lease has
+-- lapsed. Jobs of a cancelled group vanish, jobs of a held one are parked.
+create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_guarded boolean[], p_budgets integer[])
+returns table (id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
+    max_attempts integer, payload text, trace text, capped boolean)
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off as $$
+#variable_conflict use_column
+declare
+    v_budgets integer[] := p_budgets;
 begin
     perform 1 from queue.leases where id = p_lease and expires_at > clock_timestamp() for key share;
     if not found then
         raise exception 'the lease % has lapsed', p_lease using errcode = 'QL001';
     end if;
 
-    select array_agg(t) into v_tenants from queue.next_tenants(p_queue, p_after, p_limit) t;
-    if v_tenants is null then
-        return;
-    end if;
-    v_quota := ceil(p_limit::numeric / cardinality(v_tenants));
-
-    select array_agg(t.tenant order by t.n, x.n), array_agg(x.lane order by t.n, x.n), array_agg(x.guarded order by t.n, x.n)
-    into v_lane_tenants, v_lanes, v_guarded
-    from unnest(v_tenants) with ordinality as t(tenant, n)
-    left join unnest(p_tenants, p_lanes) as c(tenant, lane) on c.tenant = t.tenant
-    cross join lateral (
-        select n.lane, n.guarded, row_number() over () as n
-        from queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, ''), v_quota) n
-        where n.open limit v_quota
-    ) x;
-    if v_lanes is null then
-        return;
-    end if;
-
-    -- A cap is judged under the lane's row lock. A lane that another claimer holds is left to it for this round. The
+    -- A cap is judged under the lane's row lock; a lane that another claimer holds is left to it for this time. The
     -- running jobs are counted in the next statement, whose snapshot is taken after the locks.
-    if true = any (v_guarded) then
-        select coalesce(array_agg(l.lane), '{}') into v_locked from (
-            select l.lane from queue.lanes l
-            where l.queue = p_queue and l.lane in (select v.lane from unnest(v_lanes, v_guarded) v(lane, guarded) where v.guarded)
-            order by l.lane for update skip locked
-        ) l;
+    if true = any (p_guarded) then
+        perform 1 from queue.lanes l
+        where l.queue = p_queue and l.lane in (select g.lane from unnest(p_lanes, p_guarded) g(lane, guarded) where g.guarded)
+        order by l.lane for update skip locked;
+        select array_agg(
+            case when not v.guarded then v.budget else coalesce((
+                select greatest(0, least(v.budget,
+                    l.cap - (select count(*) from queue.running r where r.queue = p_queue and r.lane = v.lane and r.capped)::integer,
+                    case when l.per_second is null then v.budget when l.next_at > now() then 0
+                        else greatest(1, floor(extract(epoch from now() - greatest(l.next_at, now() - interval '1 second')) * l.per_second))::integer end))
+                from queue.lanes l where l.queue = p_queue and l.lane = v.lane for update skip locked), 0) end
+            order by v.n)
+        into v_budgets
+        from unnest(p_lanes, p_guarded, p_budgets) with ordinality as v(lane, guarded, budget, n);
     end if;
 
     return query
-    with lanes as (
-        select v.tenant, v.lane, v.guarded, v.n, ceil(v_quota::numeric / count(*) over (partition by v.tenant))::integer as share
-        from unnest(v_lane_tenants, v_lanes, v_guarded) with ordinality as v(tenant, lane, guarded, n)
-    ), budgets as (
-        select l.tenant, l.lane, l.n, case when not l.guarded then l.share else (
-            select least(l.share,
-                coalesce(g.cap - (select count(*) from queue.running r where r.queue = p_queue and r.lane = l.lane)::integer, l.share),
-                case when g.per_second is null then l.share when g.next_at > now() then 0
-                    else greatest(1, floor(extract(epoch from now() - greatest(g.next_at, now() - interval '1 second')) * g.per_second))::integer end)
-            from queue.lanes g where g.queue = p_queue and g.lane = l.lane and l.lane = any (v_locked)) end as budget
-        from lanes l
-    ), picked as (
-        select p.id, p.shard from budgets b cross join lateral (
-            select r.id, r.shard from queue.ready r
-            where r.queue = p_queue and r.tenant = b.tenant and r.lane = b.lane
-            order by r.priority, r.ready_at, r.id limit greatest(b.budget, 0) for update skip locked
-        ) p limit p_limit
+    with picked as (
+        select p.ctid, v.guarded
+        from unnest(p_tenants, p_lanes, p_guarded, v_budgets) as v(tenant, lane, guarded, budget)
+        cross join lateral (
+            select r.ctid from queue.ready r
+            where r.queue = p_queue and r.tenant = v.tenant and r.lane = v.lane
+            order by r.rank, r.id limit v.budget for update skip locked
+        ) p
     ), taken as (
-        delete from queue.ready r using picked p where r.id = p.id and r.shard = p.shard returning r.*
+        delete from queue.ready r using picked p where r.ctid = p.ctid returning r.*, p.guarded
     ), judged as (
-        select t.*,
-            t.grp is not null and queue.epoch_of(t.grp) > t.epoch as cancelled,
-            t.grp is not null and queue.is_held(t.grp) as held
-        from taken t
+        select t.*, g.epoch > t.epoch as cancelled, g.held from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
         delete from queue.keys k using judged j where j.cancelled and k.queue = j.queue and k.key = j.key and k.job_id = j.id
     ), parked as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error, run_at)
+            max_attempts, payload, trace, created_at, rank, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error, 'infinity'
+            max_attempts, payload, trace, created_at, rank, last_error, 'infinity'
         from judged where held and not cancelled
     ), rated as (
-        update queue.lanes g set next_at = greatest(g.next_at, now()) + make_interval(secs => j.taken / g.per_second)
-        from (select lane, count(*) as taken from judged group by lane) j
-        where g.queue = p_queue and g.lane = j.lane and g.per_second is not null
+        update queue.lanes l set next_at = greatest(l.next_at, now()) + make_interval(secs => j.taken / l.per_second)
+        from (select lane, count(*) as taken from judged where guarded group by lane) j
+        where l.queue = p_queue and l.lane = j.lane and l.per_second is not null
     )
     insert into queue.running (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-        max_attempts, payload, trace, created_at, ready_at, last_error, lease)
+        max_attempts, payload, trace, created_at, rank, last_error, lease, capped)
     select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run + 1,
-        max_attempts, payload, trace, created_at, ready_at, last_error, p_lease
+        max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded
     from judged where not held and not cancelled
-    returning *;
+    returning id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped;
 end
 $$;
 
--- Records outcomes of running jobs and returns the ids that were accepted; a job whose run is not the given one is
+-- Records outcomes of running jobs and returns the tokens that were accepted; a job whose run is not the given one is
 -- stale and is left alone. Outcomes: done, cancelled, retry (an attempt is counted), snooze (none is), handback (never
--- started), dead. A retry past `max_attempts` is dead with reason `exhausted`. `p_delays` are milliseconds.
+-- started), dead. A retry past `max_attempts` is dead with reason `exhausted`. `p_delays` are milliseconds. A recorded
+-- outcome says that the job does not kill its process, so its crashes are forgotten, but for a handback.
 create function queue.complete(p_ids uuid[], p_runs integer[], p_outcomes text[], p_delays bigint[],
-    p_errors text[], p_reasons text[]) returns setof uuid
-language sql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
-    with input as materialized (
-        select * from unnest(p_ids, p_runs, p_outcomes, p_delays, p_errors, p_reasons)
-            as t(id, run, outcome, delay, error, why)
-    ), gone as (
-        delete from queue.running r using input i where r.id = i.id and r.run = i.run
+    p_errors text[], p_reasons text[]) returns table (id uuid, run integer)
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+#variable_conflict use_column
+begin
+    -- Most jobs are done, and need none of what the others do.
+    if p_outcomes <@ array['done', 'cancelled'] then
+        return query
+        with gone as (
+            delete from queue.running r using unnest(p_ids, p_runs) as i(id, run) where r.id = i.id and r.run = i.run
+            returning r.id, r.run, r.queue, r.key
+        ), unkeyed as (
+            delete from queue.keys k using gone g where g.key is not null and k.queue = g.queue and k.key = g.key and k.job_id = g.id
+        )
+        select id, run from gone;
+        return;
+    end if;
+    return query
+    with gone as (
+        delete from queue.running r
+        using unnest(p_ids, p_runs, p_outcomes, p_delays, p_errors, p_reasons) as i(id, run, outcome, delay, error, why)
+        where r.id = i.id and r.run = i.run
         returning r.*, i.outcome, i.delay, i.error, i.why
     ), judged as (
         select g.*,
             case
                 when g.outcome in ('done', 'cancelled') then 'finish'
                 when g.outcome = 'dead' then 'die'
-                when g.grp is not null and queue.epoch_of(g.grp) > g.epoch then 'finish'
+                when o.epoch > g.epoch then 'finish'
                 when g.outcome = 'retry' and g.attempt + 1 >= g.max_attempts then 'die'
                 when g.outcome = 'handback' then 'ready'
                 else 'defer'
             end as fate,
             case when g.outcome in ('retry', 'dead') then g.attempt + 1 else g.attempt end as attempts
-        from gone g
+        from gone g cross join lateral queue.group_of(g.grp) o
     ), unkeyed as (
         delete from queue.keys k using judged j
         where j.fate in ('finish', 'die') and k.queue = j.queue and k.key = j.key and k.job_id = j.id
     ), deferred as (
-        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, run,
             max_attempts, payload, trace, created_at, last_error, run_at)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, crashes, run,
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, run,
             max_attempts, payload, trace, created_at, coalesce(error, last_error),
             now() + make_interval(secs => delay / 1000.0)
         from judged where fate = 'defer'
     ), returned as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error)
+            max_attempts, payload, trace, created_at, rank, last_error)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error
+            max_attempts, payload, trace, created_at, rank, last_error
         from judged where fate = 'ready'
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error, reason)
+            max_attempts, payload, trace, created_at, rank, last_error, reason)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, coalesce(error, last_error), coalesce(why, 'exhausted')
+            max_attempts, payload, trace, created_at, rank, coalesce(error, last_error), coalesce(why, 'exhausted')
         from judged where fate = 'die'
     )
-    select id from judged
+    select id, run from judged;
+end
 $$;
 
--- Moves due timers to `ready`, at most `p_limit`. Returns the queues that got some, and when the next timer is due.
+-- Moves due timers to `ready`, at most `p_limit`; those of a held group are parked. Returns how many timers were looked
+-- at, the queues that got jobs, and when the next timer is due.
 create function queue.promote(p_limit integer, out promoted integer, out queues text[], out next_at timestamptz)
 language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 begin
     with due as (
-        select id, shard from queue.deferred where run_at <= now() order by run_at limit p_limit for update skip locked
-    ), taken as (
-        delete from queue.deferred d using due where d.id = due.id and d.shard = due.shard returning d.*
+        select ctid, grp, epoch from queue.deferred where run_at <= now() order by run_at limit p_limit for update skip locked
     ), judged as (
-        select t.*, t.grp is not null and queue.epoch_of(t.grp) > t.epoch as cancelled from taken t
+        select d.ctid, g.epoch > d.epoch as cancelled, g.held from due d cross join lateral queue.group_of(d.grp) g
+    ), parked as (
+        update queue.deferred d set run_at = 'infinity' from judged j where d.ctid = j.ctid and j.held and not j.cancelled
+    ), taken as (
+        delete from queue.deferred d using judged j where d.ctid = j.ctid and (j.cancelled or not j.held)
+        returning d.*, j.cancelled
     ), unkeyed as (
-        delete from queue.keys k using judged j where j.cancelled and k.queue = j.queue and k.key = j.key and k.job_id = j.id
+        delete from queue.keys k using taken t where t.cancelled and k.queue = t.queue and k.key = t.key and k.job_id = t.id
     ), moved as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error)
+            max_attempts, payload, trace, created_at, rank, last_error)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, run_at, last_error
-        from judged where not cancelled
+            max_attempts, payload, trace, created_at, queue.rank_of(run_at, priority), last_error
+        from taken where not cancelled
         returning ready.queue
     )
-    select count(*), coalesce(array_agg(distinct m.queue), '{}') into promoted, queues from moved m;
+    select (select count(*) from due), coalesce(array_agg(distinct m.queue), '{}') into promoted, queues from moved m;
     -- Held jobs wait at infinity and are nobody's next timer.
     select d.run_at into next_at from queue.deferred d where d.run_at < 'infinity' order by d.run_at limit 1;
 end
 $$;
 
--- Whether the database took beats, from whichever process, for a whole expiry without a gap of half of one. After an
--- outage of the database it is false until the holders of leases have had time to renew. One process need not have
+-- Cancels all jobs of the groups `p_prefixes` and below, in the caller's transaction, and returns how many waiting ones
+-- were removed. The raised epoch stops what moves between tables meanwhile.
+create function queue.cancel(p_prefixes text[]) returns bigint
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+declare
+    v_removed bigint;
+begin
+    -- In order, so that two that cancel the same groups wait for each other in one direction only.
+    insert into queue.groups (prefix, epoch)
+    select p, nextval('queue.epochs') from (select distinct unnest(p_prefixes) as p order by 1) d
+    on conflict (prefix) do update set epoch = excluded.epoch, held = false, updated_at = now(),
+        released_at = case when groups.held then now() else groups.released_at end;
+    with waiting as (
+        delete from queue.ready r using unnest(p_prefixes) p
+        where r.grp = p or (r.grp >= p || '/' and r.grp < p || '0') returning r.queue, r.key, r.id
+    ), timers as (
+        delete from queue.deferred d using unnest(p_prefixes) p
+        where d.grp = p or (d.grp >= p || '/' and d.grp < p || '0') returning d.queue, d.key, d.id
+    ), removed as (
+        select * from waiting union all select * from timers
+    ), unkeyed as (
+        delete from queue.keys k using removed r where k.queue = r.queue and k.key = r.key and k.job_id = r.id
+    )
+    select count(*) into v_removed from removed;
+    return v_removed;
+end
+$$;
+
+-- Holds all jobs of the group and below: what is due waits at infinity, timers keep their time until they are due.
+create function queue.hold(p_prefix text) returns void
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+begin
+    insert into queue.groups (prefix, held) values (p_prefix, true)
+    on conflict (prefix) do update set held = true, updated_at = now();
+    with taken as (
+        delete from queue.ready where grp = p_prefix or (grp >= p_prefix || '/' and grp < p_prefix || '0') returning *
+    )
+    insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+        max_attempts, payload, trace, created_at, rank, last_error, run_at)
+    select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+        max_attempts, payload, trace, created_at, rank, last_error, 'infinity' from taken;
+end
+$$;
+
+-- Makes the parked jobs of the group and below ready; returns their queues. Those that a prefix above or below still
+-- holds are parked again by the claim.
+create function queue.unpark(p_prefix text) returns text[]
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+declare
+    v_queues text[];
+begin
+    with due as (
+        delete from queue.deferred
+        where run_at = 'infinity' and (grp = p_prefix or (grp >= p_prefix || '/' and grp < p_prefix || '0')) returning *
+    ), moved as (
+        insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, rank, last_error)
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, rank, last_error from due
+        returning ready.queue
+    )
+    select coalesce(array_agg(distinct m.queue), '{}') into v_queues from moved m;
+    return v_queues;
+end
+$$;
+
+-- Ends a hold.
+create function queue.release(p_prefix text) returns text[] language plpgsql as $$
+begin
+    update queue.groups set held = false, released_at = clock_timestamp(), updated_at = now() where prefix = p_prefix;
+    return queue.unpark(p_prefix);
+end
+$$;
+
+-- A claim that saw the hold may have parked jobs after the release looked for them. They are found here: whoever saw the
+-- hold has ended, one way or the other, within half a minute.
+create function queue.unpark_released() returns text[] language plpgsql as $$
+declare
+    v_prefix text;
+    v_queues text[] := '{}';
+begin
+    for v_prefix in
+        select prefix from queue.groups where released_at > clock_timestamp() - interval '30 seconds' and not held
+    loop
+        v_queues := v_queues || queue.unpark(v_prefix);
+    end loop;
+    return v_queues;
+end
+$$;
+
+-- Forgets groups that govern nothing any more: not held, unchanged for a day, and without a job. Looks at `p_limit`
+-- prefixes after `p_after` and returns the last of them; null says that the end was reached.
+create function queue.forget_groups(p_after text, p_limit integer) returns text
+language plpgsql set enable_seqscan = off set jit = off as $$
+declare
+    v_last text;
+begin
+    select max(g.prefix) into v_last from (select prefix from queue.groups where prefix > p_after order by prefix limit p_limit) g;
+    delete from queue.groups g
+    where g.prefix > p_after and g.prefix <= v_last and not g.held and g.updated_at < now() - interval '1 day'
+        and not exists (select 1 from queue.ready j where j.grp = g.prefix or (j.grp >= g.prefix || '/' and j.grp < g.prefix || '0'))
+        and not exists (select 1 from queue.deferred j where j.grp = g.prefix or (j.grp >= g.prefix || '/' and j.grp < g.prefix || '0'))
+        and not exists (select 1 from queue.dead j where j.grp = g.prefix or (j.grp >= g.prefix || '/' and j.grp < g.prefix || '0'))
+        and g.prefix not in (select unnest(queue.prefixes(j.grp)) from queue.running j where j.grp is not null);
+    return v_last;
+end
+$$;
+
+-- Whether the database took beats, from whichever process, for the last expiry: with no gap of more than half of one, and
+-- from its first quarter on. After an outage of the database it is false until the holders of leases have had three
+-- quarters of an expiry (a beat that fails is tried again within 2.8 s) to renew. One process need not have
 -- lived that long: processes that die every second must not keep each other from being rescued.
 create function queue.is_steady(p_expiry interval) returns boolean language sql volatile as $$
     with leases as (
@@ -245,8 +437,8 @@ create function queue.is_steady(p_expiry interval) returns boolean language sql 
         from queue.leases where beat_at >= clock_timestamp() - p_expiry
     )
     select coalesce(
-        max(greatest(steady_since, clock_timestamp() - p_expiry)
-            - greatest(covered, clock_timestamp() - p_expiry)) <= p_expiry / 2
+        min(steady_since) <= clock_timestamp() - p_expiry * 0.75
+            and coalesce(max(steady_since - covered), '0') <= p_expiry / 2
             and clock_timestamp() - max(beat_at) <= p_expiry / 2, false)
     from leases
 $$;
@@ -291,27 +483,27 @@ begin
         delete from queue.running r where r.lease = any (v_leases) returning r.*
     ), judged as (
         select t.*,
-            case when t.grp is not null and queue.epoch_of(t.grp) > t.epoch then 'finish'
+            case when g.epoch > t.epoch then 'finish'
                  when t.crashes + 1 >= p_crashes_max then 'die'
                  when t.crashes + 1 >= p_crashes and v_deaths < 2 * (t.crashes + 1) then 'die'
                  else 'defer' end as fate
-        from taken t
+        from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
         delete from queue.keys k using judged j
         where j.fate <> 'defer' and k.queue = j.queue and k.key = j.key and k.job_id = j.id
     ), returned as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error, run_at)
+            max_attempts, payload, trace, created_at, rank, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error,
+            max_attempts, payload, trace, created_at, rank, last_error,
             now() + make_interval(secs => random() * power(4, least(crashes, 2)))
         from judged where fate = 'defer'
         returning 1
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error, reason)
+            max_attempts, payload, trace, created_at, rank, last_error, reason)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
-            max_attempts, payload, trace, created_at, ready_at, last_error, 'crashed'
+            max_attempts, payload, trace, created_at, rank, last_error, 'crashed'
         from judged where fate = 'die'
         returning 1
     )

@@ -1,13 +1,12 @@
 //! Claimed jobs on their way from the claimer to whoever runs them.
 
 use std::{
-    collections::HashMap,
     marker::PhantomData,
     sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
 };
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -20,37 +19,29 @@ use crate::{
     runtime::{Shared, Tracked},
 };
 
-/// A row of `queue.running`, as the claim returns it.
+/// A job as `queue.take` returns it.
 #[derive(Debug, FromRow)]
 pub(crate) struct Row {
     id: Uuid,
-    queue: String,
-    tenant: String,
-    lane: String,
+    pub(crate) tenant: String,
+    pub(crate) lane: String,
     grp: Option<String>,
     epoch: i64,
     attempt: i32,
     crashes: i16,
     run: i32,
     max_attempts: i32,
-    payload: String,
+    pub(crate) payload: String,
     trace: Option<String>,
+    pub(crate) capped: bool,
 }
 
 impl Row {
-    pub(crate) fn tenant(&self) -> &str {
-        &self.tenant
-    }
-
-    pub(crate) fn lane(&self) -> &str {
-        &self.lane
-    }
-
-    pub(crate) fn split(self, cancelled: CancellationToken) -> (Job, String) {
+    pub(crate) fn split(self, queue: &'static str) -> (Job, String) {
         let inner = Inner {
             id: self.id,
             run: self.run,
-            queue: self.queue,
+            queue,
             tenant: self.tenant,
             lane: self.lane,
             group: self.grp,
@@ -59,54 +50,11 @@ impl Row {
             crashes: self.crashes,
             max_attempts: self.max_attempts,
             trace: self.trace,
-            cancelled,
+            cancelled: CancellationToken::new(),
             protected: AtomicBool::new(false),
             recorded: AtomicBool::new(false),
         };
         (Job { inner: Arc::new(inner) }, self.payload)
-    }
-}
-
-/// Where a claimer stopped in the tenants and in their lanes, so that the next claim goes on there.
-#[derive(Debug, Default)]
-pub(crate) struct Cursor {
-    tenant: String,
-    lanes: HashMap<String, String>,
-}
-
-/// The most tenants whose place in their lanes is remembered; beyond it all start anew.
-const CURSOR_TENANTS_MAX: usize = 1000;
-
-impl Cursor {
-    /// Claims up to `limit` jobs of a queue under a lease.
-    pub(crate) async fn claim(
-        &mut self,
-        conn: &mut PgConnection,
-        lease: Uuid,
-        queue: &str,
-        limit: i32,
-    ) -> Result<Vec<Row>, sqlx::Error> {
-        let (tenants, lanes): (Vec<&str>, Vec<&str>) =
-            self.lanes.iter().map(|(tenant, lane)| (tenant.as_str(), lane.as_str())).unzip();
-        let rows: Vec<Row> = sqlx::query_as("select * from queue.claim($1, $2, $3, $4, $5, $6)")
-            .bind(lease)
-            .bind(queue)
-            .bind(limit)
-            .bind(&self.tenant)
-            .bind(tenants)
-            .bind(lanes)
-            .fetch_all(conn)
-            .await?;
-        if self.lanes.len() > CURSOR_TENANTS_MAX {
-            self.lanes.clear();
-        }
-        if let Some(last) = rows.last() {
-            last.tenant().clone_into(&mut self.tenant);
-        }
-        for row in &rows {
-            self.lanes.insert(row.tenant().to_owned(), row.lane().to_owned());
-        }
-        Ok(rows)
     }
 }
 
@@ -120,7 +68,8 @@ pub(crate) struct Raw {
     pub(crate) tracked: Tracked,
 }
 
-/// A claimed job with its payload. It occupies a slot until it is dropped.
+/// A claimed job with its payload. It occupies a slot until it is dropped. (The slot is free before the claimer is woken:
+/// the order of the fields is the order of their drops.)
 #[derive(Debug)]
 pub struct Claimed<J> {
     /// The job.
@@ -128,8 +77,8 @@ pub struct Claimed<J> {
     /// Its payload.
     pub payload: J,
     lease: Arc<Lease>,
-    tracked: Tracked,
     permit: OwnedSemaphorePermit,
+    tracked: Tracked,
 }
 
 impl<J> Claimed<J> {
@@ -154,8 +103,8 @@ impl<J> Claimed<J> {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) lease: Arc<Lease>,
-    pub(crate) tracked: Tracked,
     pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) tracked: Tracked,
 }
 
 /// The claimed jobs of one queue. Jobs that are still in it when it is dropped, or when the runtime stops, are handed

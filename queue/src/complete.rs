@@ -76,9 +76,9 @@ impl Recorded {
         }
     }
 
-    /// The job whose run this is about.
-    pub fn job_id(&self) -> Uuid {
-        self.id
+    /// The attempt token: the job, and which run of it this is about.
+    pub fn token(&self) -> (Uuid, i32) {
+        (self.id, self.run)
     }
 
     pub(crate) fn label(&self) -> &'static str {
@@ -93,15 +93,15 @@ fn millis(duration: std::time::Duration) -> i64 {
 /// Ten years: beyond what a timer is for, within what an interval holds.
 const MILLIS_MAX: i64 = 10 * 365 * 86_400_000;
 
-/// Records many outcomes with one statement and returns the ids of those that were accepted; the others are stale.
+/// Records many outcomes with one statement and returns the tokens of those that were accepted; the others are stale.
 pub async fn complete_many(
     conn: &mut PgConnection,
     outcomes: &[Recorded],
-) -> Result<HashSet<Uuid>, sqlx::Error> {
+) -> Result<HashSet<(Uuid, i32)>, sqlx::Error> {
     if outcomes.is_empty() {
         return Ok(HashSet::new());
     }
-    let accepted: Vec<(Uuid,)> = sqlx::query_as("select * from queue.complete($1, $2, $3, $4, $5, $6)")
+    let accepted: Vec<(Uuid, i32)> = sqlx::query_as("select * from queue.complete($1, $2, $3, $4, $5, $6)")
         .bind(outcomes.iter().map(|o| o.id).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.run).collect::<Vec<_>>())
         .bind(outcomes.iter().map(|o| o.outcome).collect::<Vec<_>>())
@@ -110,5 +110,5 @@ pub async fn complete_many(
         .bind(outcomes.iter().map(|o| o.reason).collect::<Vec<_>>())
         .fetch_all(conn)
         .await?;
-    Ok(accepted.into_iter().map(|(id,)| id).collect())
+    Ok(accepted.into_iter().collect())
 }

@@ -6,7 +6,12 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::{EnqueueError, GROUP_BYTES_MAX, Job, JobKind, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, Wake};
+use crate::{
+    EnqueueError, GROUP_BYTES_MAX, GROUP_NAMES_MAX, Job, JobKind, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, Wake,
+};
+
+/// The most points of priority either way.
+const PRIORITY_MAX: i16 = 10_000;
 
 /// When a job may run, judged by the database's clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,7 +36,7 @@ pub struct NewJob {
     tenant: String,
     lane: String,
     group: Option<String>,
-    epoch: Option<i64>,
+    cause: Option<(String, i64)>,
     trace: Option<String>,
 }
 
@@ -51,7 +56,7 @@ impl NewJob {
             lane: tenant.clone(),
             tenant,
             group: None,
-            epoch: None,
+            cause: None,
             trace: None,
         })
     }
@@ -77,10 +82,12 @@ impl NewJob {
         self
     }
 
-    /// Lower runs first within a lane; 0 is the default.
+    /// Lower runs first within a lane; 0 is the default. A point is worth a minute: a job runs before one of the next
+    /// lower priority that has waited for less than a minute longer, so that none waits for ever. At most 10,000 points
+    /// (a week) either way.
     #[must_use]
     pub fn priority(mut self, priority: i16) -> Self {
-        self.priority = priority;
+        self.priority = priority.clamp(-PRIORITY_MAX, PRIORITY_MAX);
         self
     }
 
@@ -91,13 +98,11 @@ impl NewJob {
         self
     }
 
-    /// Ties this job to the one that makes it: if their group was cancelled since that one was enqueued, this one does
-    /// not survive either.
+    /// Ties this job to the one that makes it: if that one's group was cancelled since it was enqueued, this one is not
+    /// enqueued, whatever its own group. It also carries on that one's trace.
     #[must_use]
     pub fn caused_by(mut self, job: &Job) -> Self {
-        if self.group.is_some() && self.group.as_deref() == job.group() {
-            self.epoch = Some(job.epoch());
-        }
+        self.cause = job.group().map(|group| (group.to_owned(), job.epoch()));
         self.trace = job.trace().map(ToOwned::to_owned);
         self
     }
@@ -130,6 +135,11 @@ impl NewJob {
                 return Err(EnqueueError::BadName { what, value: value.chars().take(32).collect(), max });
             }
         }
+        if let Some(group) = &self.group
+            && (group.split('/').any(str::is_empty) || group.split('/').count() > GROUP_NAMES_MAX)
+        {
+            return Err(EnqueueError::BadGroup { value: group.chars().take(32).collect() });
+        }
         Ok(())
     }
 }
@@ -160,27 +170,26 @@ pub async fn enqueue(
     }
     let ids: Vec<Uuid> = jobs.iter().map(|_| Uuid::now_v7()).collect();
     let column = |f: &dyn Fn(&NewJob) -> Option<String>| jobs.iter().map(f).collect::<Vec<_>>();
-    let rows = sqlx::query(ENQUEUE)
-        .bind(&ids)
-        .bind(jobs.iter().map(|j| shard_of(&j.tenant)).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|j| j.queue).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|j| j.tenant.as_str()).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|j| j.lane.as_str()).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|j| j.priority).collect::<Vec<_>>())
-        .bind(column(&|j| j.group.clone()))
-        .bind(jobs.iter().map(|j| j.epoch).collect::<Vec<_>>())
-        .bind(column(&|j| j.key.clone()))
-        .bind(jobs.iter().map(|j| i32::from(j.max_attempts)).collect::<Vec<_>>())
-        .bind(jobs.iter().map(|j| j.payload.as_str()).collect::<Vec<_>>())
-        .bind(column(&|j| j.trace.clone()))
-        .bind(
-            jobs.iter()
-                .map(|j| if let RunAt::At(at) = j.run_at { Some(at) } else { None })
-                .collect::<Vec<_>>(),
-        )
-        .bind(jobs.iter().map(|j| delay_ms(j.run_at)).collect::<Vec<_>>())
-        .fetch_all(&mut *conn)
-        .await?;
+    let rows = sqlx::query(
+        "select * from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+    )
+    .bind(&ids)
+    .bind(jobs.iter().map(|j| shard_of(&j.tenant)).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.queue).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.tenant.as_str()).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.lane.as_str()).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.priority).collect::<Vec<_>>())
+    .bind(column(&|j| j.group.clone()))
+    .bind(column(&|j| j.cause.as_ref().map(|(group, _)| group.clone())))
+    .bind(jobs.iter().map(|j| j.cause.as_ref().map(|(_, epoch)| *epoch)).collect::<Vec<_>>())
+    .bind(column(&|j| j.key.clone()))
+    .bind(jobs.iter().map(|j| i32::from(j.max_attempts)).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| j.payload.as_str()).collect::<Vec<_>>())
+    .bind(column(&|j| j.trace.clone()))
+    .bind(jobs.iter().map(|j| if let RunAt::At(at) = j.run_at { Some(at) } else { None }).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|j| delay_ms(j.run_at)).collect::<Vec<_>>())
+    .fetch_all(&mut *conn)
+    .await?;
     let mut outcomes = vec![Enqueued::Duplicate; jobs.len()];
     let mut wake = Wake::none();
     for row in rows {
@@ -198,37 +207,6 @@ pub async fn enqueue(
     }
     Ok((outcomes, wake))
 }
-
-/// The keys are inserted in sorted order, so that two bulk enqueues over the same keys wait for each other in one
-/// direction only. A job's epoch is the present one of its group, or the older one of the job that causes it.
-const ENQUEUE: &str = "
-with input as materialized (
-    select t.*, case when t.grp is null then 0 else queue.epoch_of(t.grp) end as current
-    from unnest($1::uuid[], $2::int2[], $3::text[], $4::text[], $5::text[], $6::int2[], $7::text[], $8::int8[],
-        $9::text[], $10::int4[], $11::text[], $12::text[], $13::timestamptz[], $14::int8[])
-        with ordinality as t(id, shard, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace,
-            run_at, delay, n)
-), alive as materialized (
-    select *, coalesce(run_at, now() + make_interval(secs => delay / 1000.0)) as due
-    from input where epoch is null or epoch >= current
-), keyed as (
-    insert into queue.keys (queue, key, job_id)
-    select queue, key, id from alive where key is not null order by queue, key
-    on conflict do nothing returning job_id
-), accepted as materialized (
-    select * from alive where key is null or id in (select job_id from keyed)
-), later as (
-    insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, run_at)
-    select shard, id, queue, tenant, lane, priority, grp, coalesce(epoch, current), key, max_attempts, payload, trace, due
-    from accepted where due > now()
-), soon as (
-    insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace)
-    select shard, id, queue, tenant, lane, priority, grp, coalesce(epoch, current), key, max_attempts, payload, trace
-    from accepted where due is null or due <= now()
-)
-select i.n, case when a.id is not null then 'added' when i.epoch < i.current then 'cancelled' else 'duplicate' end as fate
-from input i left join accepted a on a.id = i.id
-";
 
 fn delay_ms(run_at: RunAt) -> Option<i64> {
     match run_at {

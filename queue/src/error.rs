@@ -21,6 +21,15 @@ pub enum EnqueueError {
         /// The limit in bytes.
         max: usize,
     },
+    /// A group is not a path of one to [`GROUP_NAMES_MAX`](crate::GROUP_NAMES_MAX) names.
+    #[error(
+        "the group {value:?} of a job must be one to {} names with '/' between them",
+        crate::GROUP_NAMES_MAX
+    )]
+    BadGroup {
+        /// The group, cut to its first bytes.
+        value: String,
+    },
     /// The payload could not be written as JSON.
     #[error("the payload of a {queue} job cannot be encoded: {source}")]
     Encode {

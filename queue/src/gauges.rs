@@ -26,7 +26,7 @@ pub async fn depths(conn: &mut PgConnection) -> Result<Vec<Depth>, sqlx::Error> 
             sum(dead)::int8 as dead, max(oldest)::float8 as oldest_ready_seconds
          from (
             select queue, count(*) as ready, 0 as deferred, 0 as running, 0 as dead,
-                extract(epoch from now() - min(ready_at)) as oldest from queue.ready group by queue
+                extract(epoch from now() - min(rank - priority * interval '1 minute')) as oldest from queue.ready group by queue
             union all select queue, 0, count(*), 0, 0, null from queue.deferred group by queue
             union all select queue, 0, 0, count(*), 0, null from queue.running group by queue
             union all select queue, 0, 0, 0, count(*), null from queue.dead group by queue

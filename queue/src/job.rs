@@ -78,7 +78,7 @@ pub struct Job {
 pub(crate) struct Inner {
     pub(crate) id: Uuid,
     pub(crate) run: i32,
-    pub(crate) queue: String,
+    pub(crate) queue: &'static str,
     pub(crate) tenant: String,
     pub(crate) lane: String,
     pub(crate) group: Option<String>,
@@ -104,8 +104,8 @@ impl Job {
     }
 
     /// The queue it came from.
-    pub fn queue(&self) -> &str {
-        &self.inner.queue
+    pub fn queue(&self) -> &'static str {
+        self.inner.queue
     }
 
     /// Whose job it is.

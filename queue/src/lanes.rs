@@ -16,10 +16,13 @@ pub struct Limits {
     pub per_second: Option<f64>,
 }
 
-/// Sets the limits of a lane, in the caller's transaction.
+/// Sets the limits of a lane, in the caller's transaction. Jobs that run already count for a new cap.
 pub async fn limit(conn: &mut PgConnection, queue: &str, lane: &str, limits: Limits) -> Result<(), Error> {
     sqlx::query(
-        "insert into queue.lanes (queue, lane, cap, per_second) values ($1, $2, $3, $4)
+        "with counted as (
+            update queue.running set capped = true where queue = $1 and lane = $2 and not capped
+         )
+         insert into queue.lanes (queue, lane, cap, per_second) values ($1, $2, $3, $4)
          on conflict (queue, lane) do update set cap = $3, per_second = $4, updated_at = now()",
     )
     .bind(queue)
@@ -82,6 +85,18 @@ pub async fn pause(conn: &mut PgConnection, queue: &str, lane: &str, paused: boo
     let mut wake = Wake::none();
     wake.add(queue);
     Ok(wake)
+}
+
+/// Sets how much of the slots a tenant gets beside the others: 1 (the default) to 100.
+pub async fn weigh(conn: &mut PgConnection, tenant: &str, weight: i32) -> Result<(), Error> {
+    sqlx::query(
+        "insert into queue.tenants (tenant, weight) values ($1, $2) on conflict (tenant) do update set weight = $2",
+    )
+    .bind(tenant)
+    .bind(weight)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Forgets a lane that no longer exists.

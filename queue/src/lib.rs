@@ -18,6 +18,7 @@ pub mod groups;
 mod job;
 pub mod lanes;
 mod migrations;
+mod rota;
 mod runtime;
 mod schedule;
 mod tick;
@@ -31,6 +32,7 @@ pub use error::{EnqueueError, Error};
 pub use gauges::{Depth, depths};
 pub use job::{Job, JobKind, Outcome, backoff};
 pub use migrations::migrations;
+pub use rota::{Claims, Rota};
 pub use runtime::{Runtime, RuntimeConfig};
 pub use schedule::Schedule;
 pub use wake::{Notifier, Wake};
@@ -41,6 +43,8 @@ pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 pub const NAME_BYTES_MAX: usize = 64;
 /// The longest group path in bytes: a few names and the slashes between them.
 pub const GROUP_BYTES_MAX: usize = 200;
+/// How many names a group's path may have; the SQL function `queue.prefixes` knows the same number.
+pub const GROUP_NAMES_MAX: usize = 4;
 /// A job whose process died this many times while running it is dead with the reason `crashed`, if it was in more than
 /// half of the process deaths of the last ten minutes.
 pub const CRASHES: i32 = 3;

@@ -43,6 +43,8 @@ pub struct RuntimeConfig {
 
 /// How long a statement of the runtime may take before it is given up and its connection closed.
 pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
+/// How much of a shutdown is kept for recording outcomes.
+const RECORDING_MAX: Duration = Duration::from_secs(2);
 /// Outcomes that may wait for the completer before handlers wait for it.
 const OUTCOMES_WAITING_MAX: usize = 10_000;
 
@@ -50,8 +52,9 @@ const OUTCOMES_WAITING_MAX: usize = 10_000;
 pub(crate) struct Slots {
     pub(crate) free: Arc<Semaphore>,
     pub(crate) sender: mpsc::UnboundedSender<Raw>,
-    /// Whether there may be ready jobs: set by wakes, polls and completions, cleared by a claim that finds nothing.
-    pub(crate) dirty: Arc<AtomicBool>,
+    /// Whether there may be ready jobs that the claimer does not know of: set by wakes and polls, and when a job of a
+    /// capped lane ends; cleared by a look at the table.
+    pub(crate) look: Arc<AtomicBool>,
 }
 
 /// What the tasks of a runtime share.
@@ -66,6 +69,8 @@ pub(crate) struct Shared {
     pub(crate) untracked: Notify,
     pub(crate) outcomes: mpsc::Sender<(Recorded, Tracked)>,
     pub(crate) work: Notify,
+    /// Set when a claim failed, which may have moved jobs all the same.
+    pub(crate) unheard: AtomicBool,
     pub(crate) stopping: CancellationToken,
     pub(crate) stopped: CancellationToken,
 }
@@ -96,7 +101,7 @@ impl Shared {
     /// Lets the claimer look at a queue.
     pub(crate) fn mark(&self, queue: &str) {
         if let Some(slots) = self.queues().get(queue) {
-            slots.dirty.store(true, Ordering::Release);
+            slots.look.store(true, Ordering::Release);
             self.work.notify_one();
         }
     }
@@ -104,24 +109,25 @@ impl Shared {
     /// Lets the claimer look at all queues.
     pub(crate) fn mark_all(&self) {
         for slots in self.queues().values() {
-            slots.dirty.store(true, Ordering::Release);
+            slots.look.store(true, Ordering::Release);
         }
         self.work.notify_one();
     }
 
-    pub(crate) fn track(self: &Arc<Self>, job: &Job) -> Tracked {
+    pub(crate) fn track(self: &Arc<Self>, job: &Job, capped: bool) -> Tracked {
         self.tracked().insert(job.id(), job.clone());
-        Tracked { id: job.id(), run: job.run(), queue: job.inner.queue.clone(), shared: self.clone() }
+        Tracked { id: job.id(), run: job.run(), queue: job.queue(), capped, shared: self.clone() }
     }
 }
 
-/// Keeps a claimed job known to its process until its outcome is recorded. Dropping it marks the queue, for the job's
-/// end may have made room in its lane.
+/// Keeps a claimed job known to its process until its outcome is recorded. Dropping it wakes the claimer, for a slot is
+/// free; the end of a job in a capped lane has made room there as well.
 #[derive(Debug)]
 pub(crate) struct Tracked {
     id: Uuid,
     run: i32,
-    queue: String,
+    queue: &'static str,
+    capped: bool,
     shared: Arc<Shared>,
 }
 
@@ -159,7 +165,11 @@ impl Drop for Tracked {
         }
         drop(tracked);
         self.shared.untracked.notify_one();
-        self.shared.mark(&self.queue);
+        if self.capped {
+            self.shared.mark(self.queue);
+        } else {
+            self.shared.work.notify_one();
+        }
     }
 }
 
@@ -167,6 +177,7 @@ impl Drop for Tracked {
 pub struct Runtime {
     shared: Arc<Shared>,
     tasks: TaskTracker,
+    claimer: Option<tokio::task::JoinHandle<()>>,
     beat: Option<std::thread::JoinHandle<()>>,
     beat_stop: CancellationToken,
 }
@@ -196,6 +207,7 @@ impl Runtime {
             untracked: Notify::new(),
             outcomes,
             work: Notify::new(),
+            unheard: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
@@ -210,20 +222,20 @@ impl Runtime {
         };
         let beat = beat.start().map_err(sqlx::Error::Io)?;
         let tasks = TaskTracker::new();
-        tasks.spawn(tick::claim_all(shared.clone()));
+        let claimer = Some(tasks.spawn(tick::claim_all(shared.clone())));
         tasks.spawn(tick::complete_all(shared.clone(), receiver));
         tasks.spawn(tick::keep_time(shared.clone(), config.schedules));
         if config.listen {
             tasks.spawn(tick::listen(shared.clone()));
         }
-        Ok(Self { shared, tasks, beat: Some(beat), beat_stop })
+        Ok(Self { shared, tasks, claimer, beat: Some(beat), beat_stop })
     }
 
     /// The jobs of kind `J`, of which this process runs at most `slots` at once. One source per kind.
     pub fn source<J: JobKind>(&self, slots: usize) -> Source<J> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let slots =
-            Slots { free: Arc::new(Semaphore::new(slots)), sender, dirty: Arc::new(AtomicBool::new(true)) };
+            Slots { free: Arc::new(Semaphore::new(slots)), sender, look: Arc::new(AtomicBool::new(true)) };
         self.shared.queues().insert(J::QUEUE, slots);
         self.shared.work.notify_one();
         Source { receiver, shared: self.shared.clone(), kind: PhantomData }
@@ -239,15 +251,21 @@ impl Runtime {
         self.shared.heart.lease().is_some()
     }
 
-    /// Stops: claims nothing more, hands back what was not started, waits up to `deadline` for what runs, drops the
-    /// rest (no attempt counted) unless it is protected, records the outcomes and gives up the lease.
+    /// Stops: claims nothing more, hands back what was not started, waits for what runs, drops the rest (no attempt
+    /// counted) unless it is protected, records the outcomes and gives up the lease. A tenth of `deadline`, at most
+    /// 2 s, is kept for recording; it is exceeded only by what a database that does not answer costs, 5 s at most.
     pub async fn shutdown(mut self, deadline: Duration) {
         let ends = tokio::time::Instant::now() + deadline;
+        let recording = (deadline / 10).min(RECORDING_MAX);
         self.shared.stopping.cancel();
         // Without their senders the sources end, and hand back what is still in them.
         self.shared.queues().clear();
         self.shared.work.notify_one();
-        if tokio::time::timeout_at(ends, self.drained()).await.is_err() {
+        // A claim on its way brings jobs that are to be handed back as well.
+        if let Some(claimer) = self.claimer.take() {
+            let _ = tokio::time::timeout_at(ends, claimer).await;
+        }
+        if tokio::time::timeout_at(ends - recording, self.drained()).await.is_err() {
             let left: Vec<Job> = self.shared.tracked().values().cloned().collect();
             tracing::warn!(
                 jobs = left.len(),
@@ -256,16 +274,20 @@ impl Runtime {
             for job in left {
                 job.cancelled().cancel();
             }
-            let _ = tokio::time::timeout(STATEMENT_DEADLINE, self.drained()).await;
+            let _ = tokio::time::timeout_at(ends, self.drained()).await;
         }
         self.shared.stopped.cancel();
         self.tasks.close();
-        let _ = tokio::time::timeout(STATEMENT_DEADLINE, self.tasks.wait()).await;
+        let stopped = async {
+            self.tasks.wait().await;
+            self.beat_stop.cancel();
+            if let Some(beat) = self.beat.take() {
+                let _ = tokio::task::spawn_blocking(move || beat.join()).await;
+            }
+            self.shared.pool.close().await;
+        };
+        let _ = tokio::time::timeout(STATEMENT_DEADLINE, stopped).await;
         self.beat_stop.cancel();
-        if let Some(beat) = self.beat.take() {
-            let _ = tokio::task::spawn_blocking(move || beat.join()).await;
-        }
-        self.shared.pool.close().await;
     }
 
     async fn drained(&self) {

@@ -1,6 +1,7 @@
 //! The loops of a runtime. Each goes on for ever, through every outage of the database, until the runtime stops.
 
 use std::{
+    collections::HashMap,
     future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -15,8 +16,9 @@ use uuid::Uuid;
 use crate::{
     CRASHES, CRASHES_MAX, Error, Schedule, Wake,
     beat::EXPIRY,
-    claim::{Cursor, Raw},
+    claim::Raw,
     complete::{Recorded, complete_many},
+    rota::Rota,
     runtime::{STATEMENT_DEADLINE, Shared, Tracked},
     wake::{GROUPS_CHANNEL, READY_CHANNEL},
 };
@@ -32,9 +34,14 @@ const PROMOTE_MAX: i32 = 5000;
 /// How long the completer gathers outcomes, and how many it writes at once.
 const GATHER: Duration = Duration::from_millis(3);
 const COMPLETE_MAX: usize = 1000;
-/// How often rows under this process's lease are compared with what it runs, and from which age on.
-const RECONCILE: Duration = Duration::from_secs(5);
-const RECONCILE_AGE_SECONDS: f64 = 12.0;
+/// How long after a failed claim the rows under this process's lease are compared with what it runs. The claim's
+/// statement has ended by then, one way or the other.
+const RECONCILE: Duration = Duration::from_secs(12);
+/// How often groups that govern nothing are forgotten, and how many are looked at.
+const FORGET: Duration = Duration::from_secs(60);
+const FORGET_MAX: i32 = 1000;
+/// How long the listener may hear nothing before its connection is tried.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How often jobs whose lease row is gone altogether are looked for.
 const ORPHANS: Duration = Duration::from_secs(60);
 
@@ -57,52 +64,56 @@ async fn sleep_unless(stop: &CancellationToken, duration: Duration) {
     let _ = tokio::time::timeout(duration, stop.cancelled()).await;
 }
 
+/// What the claimer knows of one queue.
+#[derive(Default)]
+struct Queue {
+    rota: Rota,
+    /// Whether another claim may find jobs without a wake.
+    more: bool,
+}
+
 /// Claims for all queues, never more than their free slots.
 pub(crate) async fn claim_all(shared: Arc<Shared>) {
-    let mut cursors: std::collections::HashMap<&'static str, Cursor> = std::collections::HashMap::default();
+    let mut queues: HashMap<&'static str, Queue> = HashMap::default();
     let mut failures = 0;
     while !shared.is_stopping() {
-        let mut claimed = 0;
+        let mut claimed = false;
         let mut failed = false;
-        for queue in wanted(&shared) {
-            match claim_one(&shared, queue, cursors.entry(queue).or_default()).await {
-                Ok(count) => claimed += count,
-                Err(Error::LeaseLapsed) => failed = true,
-                Err(error) => {
-                    tracing::warn!(queue, %error, "a claim failed");
-                    failed = true;
+        for name in wanted(&shared, &queues) {
+            claimed = true;
+            if let Err(error) = claim_one(&shared, name, queues.entry(name).or_default()).await {
+                failed = true;
+                if !matches!(error, Error::LeaseLapsed) {
+                    tracing::warn!(queue = name, %error, "a claim failed");
                 }
             }
         }
         if failed {
             failures += 1;
             sleep_unless(&shared.stopping, pause(failures)).await;
-        } else {
+        } else if !claimed {
             failures = 0;
-            if claimed == 0 {
-                tokio::select! { () = shared.work.notified() => {}, () = shared.stopping.cancelled() => {} }
-            }
+            tokio::select! { () = shared.work.notified() => {}, () = shared.stopping.cancelled() => {} }
         }
     }
 }
 
 /// The queues that may have ready jobs and have a free slot.
-fn wanted(shared: &Shared) -> Vec<&'static str> {
+fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> Vec<&'static str> {
     let mut queues = shared.queues();
     queues.retain(|_, slots| !slots.sender.is_closed());
-    let wanted = queues
-        .iter()
-        .filter(|(_, slots)| slots.dirty.load(Ordering::Acquire) && slots.free.available_permits() > 0);
-    wanted.map(|(queue, _)| *queue).collect()
+    let wanted = queues.iter().filter(|(name, slots)| {
+        let may_have = slots.look.load(Ordering::Acquire) || known.get(*name).is_some_and(|queue| queue.more);
+        may_have && slots.free.available_permits() > 0
+    });
+    wanted.map(|(name, _)| *name).collect()
 }
 
-async fn claim_one(shared: &Arc<Shared>, queue: &'static str, cursor: &mut Cursor) -> Result<usize, Error> {
-    let Some((free, sender, dirty)) = shared
-        .queues()
-        .get(queue)
-        .map(|slots| (slots.free.clone(), slots.sender.clone(), slots.dirty.clone()))
+async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) -> Result<(), Error> {
+    let Some((free, sender, look)) =
+        shared.queues().get(name).map(|slots| (slots.free.clone(), slots.sender.clone(), slots.look.clone()))
     else {
-        return Ok(0);
+        return Ok(());
     };
     let Some(lease) = shared.heart.lease() else {
         // The first beat marks all queues.
@@ -110,39 +121,40 @@ async fn claim_one(shared: &Arc<Shared>, queue: &'static str, cursor: &mut Curso
     };
     let limit = free.available_permits().min(CLAIM_MAX);
     let Ok(mut permits) = free.try_acquire_many_owned(u32::try_from(limit).unwrap_or_default()) else {
-        return Ok(0);
+        return Ok(());
     };
     // Cleared before the look, so that a wake that comes during it is not lost.
-    dirty.store(false, Ordering::Release);
+    let looks = look.swap(false, Ordering::AcqRel);
     let started = Instant::now();
     let claim = async {
         let mut conn = shared.pool.acquire().await?;
-        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-        cursor.claim(&mut conn, lease.id, queue, limit).await
+        queue.rota.claim(&mut conn, lease.id, name, limit, looks).await
     };
-    let rows = match within(claim).await {
-        Ok(rows) => rows,
+    let claims = match within(claim).await {
+        Ok(claims) => claims,
         Err(error) => {
-            dirty.store(true, Ordering::Release);
+            look.store(true, Ordering::Release);
             let lapsed = matches!(&error, Error::Database(sqlx::Error::Database(e)) if e.code().as_deref() == Some("QL001"));
-            return Err(if lapsed { Error::LeaseLapsed } else { error });
+            if lapsed {
+                return Err(Error::LeaseLapsed);
+            }
+            shared.unheard.store(true, Ordering::Release);
+            return Err(error);
         }
     };
-    metrics::histogram!("queue_claim_seconds", "queue" => queue).record(started.elapsed().as_secs_f64());
-    let count = rows.len();
-    if count > 0 {
-        dirty.store(true, Ordering::Release);
-    }
-    for row in rows {
-        let (job, payload) = row.split(CancellationToken::new());
+    metrics::histogram!("queue_claim_seconds", "queue" => name).record(started.elapsed().as_secs_f64());
+    queue.more = claims.more;
+    for row in claims.rows {
+        let capped = row.capped;
+        let (job, payload) = row.split(name);
         let Some(permit) = permits.split(1) else { break };
-        let tracked = shared.track(&job);
+        let tracked = shared.track(&job, capped);
         let raw = Raw { job, payload, lease: lease.clone(), permit, tracked };
         if let Err(mpsc::error::SendError(raw)) = sender.send(raw) {
             raw.hand_back();
         }
     }
-    Ok(count)
+    Ok(())
 }
 
 /// Records outcomes in batches. One that cannot be written is kept and tried again: it is accepted as long as its
@@ -185,7 +197,7 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) {
             Ok(accepted) => {
                 metrics::histogram!("queue_complete_seconds").record(started.elapsed().as_secs_f64());
                 for outcome in outcomes {
-                    let label = if accepted.contains(&outcome.job_id()) { outcome.label() } else { "stale" };
+                    let label = if accepted.contains(&outcome.token()) { outcome.label() } else { "stale" };
                     metrics::counter!("queue_outcomes_total", "outcome" => label).increment(1);
                 }
                 return;
@@ -209,7 +221,9 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) {
 /// Promotes timers, sweeps leases, looks for ready jobs without a wake, tells cancelled jobs, and ticks schedules.
 pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
     let mut orphans_at = Instant::now() + ORPHANS;
-    let mut reconcile_at = Instant::now() + RECONCILE;
+    let mut reconcile_at: Option<Instant> = None;
+    let mut forget_at = Instant::now() + FORGET;
+    let mut forgotten = String::new();
     let mut sweep_at = Instant::now() + POLL;
     let mut schedules: Vec<(Schedule, Instant)> =
         schedules.into_iter().map(|s| (s, Instant::now())).collect();
@@ -226,10 +240,18 @@ pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
                 }
                 rescue(&shared, orphans).await?;
                 cancel(&shared).await?;
+                unpark(&shared).await?;
             }
-            if Instant::now() >= reconcile_at {
-                reconcile_at = Instant::now() + RECONCILE;
+            if shared.unheard.swap(false, Ordering::AcqRel) {
+                reconcile_at = Some(Instant::now() + RECONCILE);
+            }
+            if reconcile_at.is_some_and(|at| Instant::now() >= at) {
                 reconcile(&shared).await?;
+                reconcile_at = None;
+            }
+            if Instant::now() >= forget_at {
+                forget_at = Instant::now() + FORGET;
+                forgotten = forget(&shared, &forgotten).await?;
             }
             for (schedule, due) in &mut schedules {
                 if Instant::now() >= *due {
@@ -281,6 +303,26 @@ async fn promote(shared: &Shared) -> Result<Duration, Error> {
     }
 }
 
+/// Frees jobs that were parked while their group was released.
+async fn unpark(shared: &Shared) -> Result<(), Error> {
+    let (queues,): (Vec<String>,) =
+        within(sqlx::query_as("select queue.unpark_released()").fetch_one(&shared.pool)).await?;
+    let mut wake = Wake::none();
+    for queue in &queues {
+        shared.mark(queue);
+        wake.add(queue);
+    }
+    shared.notifier.send(wake);
+    Ok(())
+}
+
+/// Forgets some of the groups that govern nothing; returns where to go on.
+async fn forget(shared: &Shared, after: &str) -> Result<String, Error> {
+    let forget = sqlx::query_as("select queue.forget_groups($1, $2)").bind(after).bind(FORGET_MAX);
+    let (last,): (Option<String>,) = within(forget.fetch_one(&shared.pool)).await?;
+    Ok(last.unwrap_or_default())
+}
+
 /// Finds the queues of this process that have ready jobs, for wakes can be lost.
 async fn look(shared: &Shared) -> Result<(), Error> {
     let queues: Vec<&'static str> = shared.queues().keys().copied().collect();
@@ -330,7 +372,7 @@ pub(crate) async fn cancel(shared: &Shared) -> Result<(), Error> {
     let cancelled: Vec<(Uuid,)> = within(
         sqlx::query_as(
             "select t.id from unnest($1::uuid[], $2::text[], $3::int8[]) t(id, grp, epoch)
-             where queue.epoch_of(t.grp) > t.epoch",
+             cross join lateral queue.group_of(t.grp) g where g.epoch > t.epoch",
         )
         .bind(grouped.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
         .bind(grouped.iter().map(|(_, group, _)| group.as_str()).collect::<Vec<_>>())
@@ -355,7 +397,7 @@ async fn reconcile(shared: &Arc<Shared>) -> Result<(), Error> {
             "select id, run from queue.running where lease = $1 and started_at < now() - make_interval(secs => $2)",
         )
         .bind(lease.id)
-        .bind(RECONCILE_AGE_SECONDS)
+        .bind(STATEMENT_DEADLINE.as_secs_f64())
         .fetch_all(&shared.pool),
     )
     .await?;
@@ -419,7 +461,13 @@ async fn listen_once(shared: &Arc<Shared>, pool: &sqlx::PgPool) -> Result<(), Er
     let mut listener = within(PgListener::connect_with(pool)).await?;
     within(listener.listen_all([READY_CHANNEL, GROUPS_CHANNEL])).await?;
     shared.mark_all();
-    while let Some(notification) = listener.try_recv().await? {
+    loop {
+        let Ok(received) = tokio::time::timeout(SILENCE, listener.try_recv()).await else {
+            // A connection whose other end is gone without a word stays silent for ever.
+            within(sqlx::query("select 1").execute(&mut listener)).await?;
+            continue;
+        };
+        let Some(notification) = received? else { return Ok(()) };
         if notification.channel() == GROUPS_CHANNEL {
             if let Err(error) = cancel(shared).await {
                 tracing::debug!(%error, "cancelled groups were not read; the next look finds them");
@@ -430,5 +478,4 @@ async fn listen_once(shared: &Arc<Shared>, pool: &sqlx::PgPool) -> Result<(), Er
             }
         }
     }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sqlx::PgPool;
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::mpsc;
 
 /// NOTIFY takes a lock that all commits share, so a process sends at most one per channel in this time.
@@ -58,10 +58,15 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the task that sends, on the current runtime. It ends when the last clone is dropped.
-    pub fn start(pool: PgPool) -> Self {
+    /// Starts the task that sends, on the current runtime. It ends when the last clone is dropped. It has a connection
+    /// of its own to the pool's database, so that wakes do not wait when the pool is busy.
+    pub fn start(pool: &PgPool) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(send_all(pool, receiver));
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(SEND_DEADLINE)
+            .connect_lazy_with((*pool.connect_options()).clone());
+        tokio::spawn(send_all(own, receiver));
         Self { sender: Some(sender) }
     }
 

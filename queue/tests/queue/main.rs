@@ -3,3 +3,4 @@
 mod moves;
 mod runs;
 mod support;
+mod turns;

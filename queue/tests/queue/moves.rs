@@ -56,6 +56,8 @@ async fn bad_jobs_are_refused_before_the_database() {
         number(1).lane("x".repeat(65)),
         number(1).key(""),
         number(1).group("g".repeat(201)),
+        number(1).group("a//b"),
+        number(1).group("a/b/c/d/e"),
         number(1).lane("a\0b"),
     ] {
         assert!(queue::enqueue(&mut conn, &[bad]).await.is_err());
@@ -215,6 +217,86 @@ async fn a_held_group_waits_until_it_is_released() {
 }
 
 #[tokio::test]
+async fn what_a_claim_parks_while_the_group_is_released_is_found() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    groups::hold(&mut conn, "h").await.unwrap();
+    enqueue(pool, &[number(1).group("h/1")]).await;
+    let mut resuming = pool.begin().await.unwrap();
+    assert!(groups::release(&mut resuming, "h").await.unwrap().is_empty());
+    // The claim cannot know of a release that has not committed.
+    let lease = lease(pool).await;
+    assert!(claim(pool, lease, 10).await.is_empty());
+    resuming.commit().await.unwrap();
+    let queues: Vec<String> =
+        sqlx::query_scalar("select queue.unpark_released()").fetch_one(pool).await.unwrap();
+    assert_eq!(queues, ["numbers"]);
+    assert_eq!(claim(pool, lease, 10).await.len(), 1);
+}
+
+#[tokio::test]
+async fn due_timers_of_a_held_group_are_parked_and_keep_nobody_waiting() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    groups::hold(&mut conn, "h").await.unwrap();
+    let later = RunAt::After(Duration::from_secs(60));
+    let mut jobs: Vec<_> = (0..50).map(|n| number(n).group(format!("h/{n}")).run_at(later)).collect();
+    jobs.push(number(1000).group("free").run_at(later));
+    enqueue(pool, &jobs).await;
+    sqlx::query("update queue.deferred set run_at = now()").execute(pool).await.unwrap();
+    promote_all(pool).await;
+    assert_eq!(count(pool, "ready").await, 1);
+    assert_eq!(count(pool, "deferred").await, 50);
+    let _ = groups::cancel(&mut conn, "h").await.unwrap();
+    assert_eq!(count(pool, "deferred").await, 0, "a cancel ends the hold and what it held");
+    enqueue(pool, &[number(1).group("h/1")]).await;
+    assert_eq!(claim(pool, lease(pool).await, 10).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_group_is_forgotten_when_nothing_is_left_that_it_governs() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    for group in ["idle/1", "idle/2", "ready/1", "timer", "running/1", "dead/1", "held", "new"] {
+        let _ = groups::cancel(&mut conn, group).await.unwrap();
+    }
+    enqueue(pool, &[number(1).group("running/1"), number(2).group("dead/1")]).await;
+    claim(pool, lease(pool).await, 10).await;
+    sqlx::query(
+        "with gone as (delete from queue.running where grp = 'dead/1' returning *)
+         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, max_attempts, payload, reason)
+         select shard, id, queue, tenant, lane, priority, grp, max_attempts, payload, 'crashed' from gone",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    enqueue(
+        pool,
+        &[
+            number(1).group("ready/1"),
+            number(2).group("timer/1").run_at(RunAt::After(Duration::from_secs(60))),
+        ],
+    )
+    .await;
+    groups::hold(&mut conn, "held").await.unwrap();
+    sqlx::query("update queue.groups set updated_at = now() - interval '2 days' where prefix <> 'new'")
+        .execute(pool)
+        .await
+        .unwrap();
+    let mut after = Some(String::new());
+    while let Some(last) = after {
+        after =
+            sqlx::query_scalar("select queue.forget_groups($1, 3)").bind(last).fetch_one(pool).await.unwrap();
+    }
+    let left: Vec<String> =
+        sqlx::query_scalar("select prefix from queue.groups order by prefix").fetch_all(pool).await.unwrap();
+    assert_eq!(left, ["dead/1", "held", "new", "ready/1", "running/1", "timer"]);
+}
+
+#[tokio::test]
 async fn timers_are_promoted_when_due_and_not_before() {
     let database = database().await;
     let pool = database.pool();
@@ -247,11 +329,8 @@ async fn a_claim_under_a_lapsed_lease_is_refused() {
         .execute(pool)
         .await
         .unwrap();
-    let refused = sqlx::query("select * from queue.claim($1, 'numbers', 1, '', '{}', '{}')")
-        .bind(lease)
-        .fetch_all(pool)
-        .await
-        .unwrap_err();
+    let mut conn = pool.acquire().await.unwrap();
+    let refused = queue::Rota::default().claim(&mut conn, lease, "numbers", 1, true).await.unwrap_err();
     assert_eq!(refused.as_database_error().unwrap().code().as_deref(), Some("QL001"));
     assert_eq!(count(pool, "ready").await, 1);
 }

@@ -186,7 +186,7 @@ async fn cancelling_a_group_drops_its_running_handler_but_not_a_protected_one() 
     soon(heard.recv()).await.unwrap();
     let mut conn = pool.acquire().await.unwrap();
     let (_, wake) = groups::cancel(&mut conn, "g").await.unwrap();
-    queue::Notifier::start(pool.clone()).send(wake);
+    queue::Notifier::start(pool).send(wake);
     assert_eq!(soon(heard.recv()).await.unwrap().0, 200, "only the protected handler goes on");
     until(pool, "running", 0).await;
     assert_eq!(count(pool, "ready").await + count(pool, "deferred").await, 0);
@@ -339,7 +339,7 @@ async fn a_detached_job_survives_the_cancel_of_its_group_and_the_death_of_its_pr
     let first = claimed.iter().find(|claimed| claimed.payload.n == 1).unwrap();
     first.job.detach(&mut conn).await.unwrap();
     let (_, wake) = groups::cancel(&mut conn, "g").await.unwrap();
-    queue::Notifier::start(pool.clone()).send(wake);
+    queue::Notifier::start(pool).send(wake);
     // The process dies, so to say: its jobs run under a lease that nobody holds.
     sqlx::query("update queue.running set lease = gen_random_uuid()").execute(pool).await.unwrap();
     sqlx::query(
@@ -358,4 +358,26 @@ async fn a_detached_job_survives_the_cancel_of_its_group_and_the_death_of_its_pr
     assert_eq!(count(pool, "ready").await + count(pool, "deferred").await, 0, "the other one was cancelled");
     drop(claimed);
     runtime.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cancelled_job_enqueues_does_not_survive_whatever_its_group() {
+    let database = database().await;
+    let pool = database.pool();
+    let runtime = runtime(&database, "worker");
+    let mut source = runtime.source::<Number>(4);
+    enqueue(pool, &[number(1).group("g/1")]).await;
+    let claimed = soon(source.next()).await.unwrap();
+    let next = [
+        number(2).group("g/2").caused_by(&claimed.job),
+        number(3).group("other").caused_by(&claimed.job),
+        number(4).caused_by(&claimed.job),
+    ];
+    // Enqueued before the cancel: only what is in the group goes.
+    let added = enqueue(pool, &next).await;
+    assert!(added.iter().all(|outcome| matches!(outcome, queue::Enqueued::Added(_))));
+    let _ = groups::cancel(&mut pool.acquire().await.unwrap(), "g").await.unwrap();
+    assert_eq!(enqueue(pool, &next).await, [queue::Enqueued::Cancelled; 3]);
+    claimed.finish(Outcome::Cancelled).await;
+    runtime.shutdown(Duration::from_secs(1)).await;
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use queue::{NewJob, Notifier, Runtime, RuntimeConfig, Schedule};
+use queue::{NewJob, Notifier, Rota, Runtime, RuntimeConfig, Schedule};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgPool, migrate::Migrator, postgres::PgConnectOptions};
 use testkit::TestDatabase;
@@ -32,7 +32,7 @@ pub fn runtime_with(database: &TestDatabase, name: &str, schedules: Vec<Schedule
     Runtime::start(RuntimeConfig {
         name: name.into(),
         connect: PgConnectOptions::from_str(database.url()).expect("a URL"),
-        notifier: Notifier::start(database.pool().clone()),
+        notifier: Notifier::start(database.pool()),
         listen: true,
         schedules,
     })
@@ -47,7 +47,7 @@ pub async fn enqueue(pool: &PgPool, jobs: &[NewJob]) -> Vec<queue::Enqueued> {
     let mut tx = pool.begin().await.expect("a transaction");
     let (outcomes, wake) = queue::enqueue(&mut tx, jobs).await.expect("enqueued");
     tx.commit().await.expect("committed");
-    Notifier::start(pool.clone()).send(wake);
+    Notifier::start(pool).send(wake);
     outcomes
 }
 
@@ -78,15 +78,19 @@ pub async fn lease(pool: &PgPool) -> uuid::Uuid {
 }
 
 /// Claims by hand; returns (lane, payload) in the order of the claim.
-pub async fn claim(pool: &PgPool, lease: uuid::Uuid, limit: i32) -> Vec<(String, i64)> {
-    let rows: Vec<(String, String)> =
-        sqlx::query_as("select lane, payload from queue.claim($1, 'numbers', $2, '', '{}', '{}')")
-            .bind(lease)
-            .bind(limit)
-            .fetch_all(pool)
-            .await
-            .expect("a claim");
-    rows.into_iter()
-        .map(|(lane, payload)| (lane, serde_json::from_str::<Number>(&payload).expect("a payload").n))
-        .collect()
+pub async fn claim(pool: &PgPool, lease: uuid::Uuid, limit: usize) -> Vec<(String, i64)> {
+    claim_next(pool, lease, &mut Rota::default(), limit).await
+}
+
+/// The same, going on where the rota stands, with the tenants and lanes that wait for their turn.
+pub async fn claim_next(
+    pool: &PgPool,
+    lease: uuid::Uuid,
+    rota: &mut Rota,
+    limit: usize,
+) -> Vec<(String, i64)> {
+    let mut conn = pool.acquire().await.expect("a connection");
+    let claims = rota.claim(&mut conn, lease, "numbers", limit, true).await.expect("a claim");
+    let number = |payload| serde_json::from_str::<Number>(payload).expect("a payload").n;
+    claims.iter().map(|(_, lane, payload)| (lane.to_owned(), number(payload))).collect()
 }

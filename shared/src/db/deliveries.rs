@@ -89,6 +89,8 @@ pub struct DueDelivery {
     pub body: Option<String>,
     /// When the event happened.
     pub event_created_at: Option<DateTime<Utc>>,
+    /// The database's time at which this was read.
+    pub read_at: DateTime<Utc>,
 }
 
 /// Reads what a batch of pending deliveries, named by account and id, needs for an attempt. A delivery that is no longer
@@ -100,7 +102,7 @@ pub async fn list_due(
     sqlx::query_as(
         // Each lateral query's limit keeps it apart, so that it is looked up row by row.
         "select d.account_id, d.id, d.endpoint_id, d.attempts, e.url, e.secret as sealed_secret, e.open, v.body,
-            v.created_at as event_created_at
+            v.created_at as event_created_at, clock_timestamp() as read_at
          from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
          cross join lateral (
             select * from deliveries d

@@ -120,10 +120,13 @@ pub async fn take(conn: &mut PgConnection, shard: i16, limit: i64) -> Result<Vec
     .await
 }
 
+/// Beyond this the outbox's events are not counted.
+const DEPTH_MAX: i64 = 100_000;
+
 /// How much waits to be relayed.
 #[derive(Debug, Clone, Copy)]
 pub struct Depth {
-    /// How many events.
+    /// How many events, up to 100,000.
     pub events: i64,
     /// The age of the oldest.
     pub oldest: Duration,
@@ -132,8 +135,14 @@ pub struct Depth {
 /// How much waits to be relayed.
 pub async fn depth(conn: &mut PgConnection) -> Result<Depth, sqlx::Error> {
     let (events, seconds): (i64, f64) = sqlx::query_as(
-        "select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from outbox",
+        "select (select count(*) from (select from outbox limit $1) some),
+            coalesce(extract(epoch from now() - min(o.created_at)), 0)::float8
+         from generate_series(0, $2 - 1) as s(shard)
+         cross join lateral (
+            select created_at from outbox o where o.shard = s.shard order by number limit 1) o",
     )
+    .bind(DEPTH_MAX)
+    .bind(i32::from(SHARDS))
     .fetch_one(conn)
     .await?;
     Ok(Depth { events, oldest: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default() })

@@ -1,0 +1,241 @@
+//! Whose turn it is: a claim serves the tenants in turn, and the lanes of each tenant in turn.
+
+use std::collections::{HashMap, VecDeque};
+
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::claim::Row;
+
+/// How many lanes one look at the table asks for at least, so that a process with few free slots need not look each time.
+const WINDOW_MIN: usize = 100;
+/// The most tenants whose place in their lanes is remembered; beyond it all start anew.
+const TENANTS_MAX: usize = 1000;
+/// How many looks in a row may find only lanes that are closed or full, before the next wake or poll is waited for.
+const FRUITLESS_MAX: u32 = 20;
+
+/// The turns of one queue in one process. What a look at the table found is used until it is used up, or until something
+/// new may be there.
+#[derive(Debug, Default)]
+pub struct Rota {
+    turns: VecDeque<Turn>,
+    /// Whether the last look saw every lane, so that those that were served can have another turn.
+    whole: bool,
+    /// Looks in a row that found nothing open.
+    fruitless: u32,
+    /// The tenant that had its turn last, and the last lane of each.
+    after_tenant: String,
+    after_lanes: HashMap<String, String>,
+    /// The tenant whose turn was cut short, and how much of it is left.
+    left: Option<(String, usize)>,
+}
+
+/// A tenant with ready jobs, and its lanes in the order of their turns.
+#[derive(Debug)]
+struct Turn {
+    tenant: String,
+    weight: usize,
+    lanes: VecDeque<Lane>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    name: String,
+    guarded: bool,
+    /// Where its share stands in the claim that is being put together.
+    share: Option<usize>,
+}
+
+/// A lane as a look at the table finds it.
+#[derive(Debug, FromRow)]
+struct Seen {
+    tenant: String,
+    weight: i32,
+    lane: String,
+    guarded: bool,
+    open: bool,
+    whole: bool,
+}
+
+/// How many jobs one claim asks of which lanes.
+#[derive(Debug, Default)]
+struct Shares {
+    tenants: Vec<String>,
+    lanes: Vec<String>,
+    guarded: Vec<bool>,
+    budgets: Vec<i32>,
+}
+
+/// What a claim brought.
+#[derive(Debug)]
+pub struct Claims {
+    /// The jobs, which are now in `running`.
+    pub(crate) rows: Vec<Row>,
+    /// Whether another claim may find more without anything happening first.
+    pub(crate) more: bool,
+}
+
+impl Claims {
+    /// The claimed jobs as (tenant, lane, payload), for whoever claims by hand.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.rows.iter().map(|row| (row.tenant.as_str(), row.lane.as_str(), row.payload.as_str()))
+    }
+}
+
+impl Rota {
+    /// Claims up to `limit` jobs of a queue under a lease. `look` says that there may be jobs in lanes that the last look
+    /// did not see. Fails with the SQLSTATE `QL001` when the lease has lapsed.
+    pub async fn claim(
+        &mut self,
+        conn: &mut PgConnection,
+        lease: Uuid,
+        queue: &str,
+        limit: usize,
+        look: bool,
+    ) -> Result<Claims, sqlx::Error> {
+        if look {
+            self.fruitless = 0;
+        }
+        if look || self.turns.is_empty() {
+            self.look(conn, queue, limit).await?;
+        }
+        let shares = self.share(limit);
+        if shares.lanes.is_empty() {
+            self.fruitless += 1;
+            return Ok(Claims { rows: Vec::new(), more: !self.whole && self.fruitless < FRUITLESS_MAX });
+        }
+        self.fruitless = 0;
+        let rows: Vec<Row> = sqlx::query_as("select * from queue.take($1, $2, $3, $4, $5, $6)")
+            .bind(lease)
+            .bind(queue)
+            .bind(&shares.tenants)
+            .bind(&shares.lanes)
+            .bind(&shares.guarded)
+            .bind(&shares.budgets)
+            .fetch_all(conn)
+            .await?;
+        self.settle(&shares, &rows);
+        Ok(Claims { more: !self.turns.is_empty() || !self.whole, rows })
+    }
+
+    /// Reads which lanes have ready jobs, beginning after those that were served last.
+    async fn look(&mut self, conn: &mut PgConnection, queue: &str, limit: usize) -> Result<(), sqlx::Error> {
+        let (tenants, lanes): (Vec<&str>, Vec<&str>) =
+            self.after_lanes.iter().map(|(tenant, lane)| (tenant.as_str(), lane.as_str())).unzip();
+        let seen: Vec<Seen> = sqlx::query_as("select * from queue.walk($1, $2, $3, $4, $5)")
+            .bind(queue)
+            .bind(i32::try_from(limit.max(WINDOW_MIN)).unwrap_or(i32::MAX))
+            .bind(&self.after_tenant)
+            .bind(tenants)
+            .bind(lanes)
+            .fetch_all(conn)
+            .await?;
+        self.turns.clear();
+        self.whole = seen.first().is_none_or(|seen| seen.whole);
+        for seen in &seen {
+            if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
+                let weight = usize::try_from(seen.weight).unwrap_or(1);
+                self.turns.push_back(Turn { tenant: seen.tenant.clone(), weight, lanes: VecDeque::new() });
+            }
+            if seen.open
+                && let Some(turn) = self.turns.back_mut()
+            {
+                turn.lanes.push_back(Lane { name: seen.lane.clone(), guarded: seen.guarded, share: None });
+            }
+        }
+        self.turns.retain(|turn| !turn.lanes.is_empty());
+        if self.turns.is_empty() {
+            // The next look goes past what is closed.
+            for seen in &seen {
+                self.pass_lane(&seen.tenant, &seen.lane);
+                seen.tenant.clone_into(&mut self.after_tenant);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the lane as the last one of its tenant that had its turn.
+    fn pass_lane(&mut self, tenant: &str, lane: &str) {
+        if self.after_lanes.len() >= TENANTS_MAX && !self.after_lanes.contains_key(tenant) {
+            self.after_lanes.clear();
+        }
+        lane.clone_into(self.after_lanes.entry(tenant.to_owned()).or_default());
+    }
+
+    /// Deals `limit` slots out: one tenant after the other, as many at a time as its weight, each to its next lane. A
+    /// turn that the slots cut short is gone on with in the next claim.
+    fn share(&mut self, limit: usize) -> Shares {
+        let mut shares = Shares::default();
+        // A guarded lane is judged once in a claim, so that only one tenant may have it.
+        let mut guarded: HashMap<String, usize> = HashMap::new();
+        let mut free = limit;
+        let mut empty_turns = 0;
+        while free > 0 && empty_turns < self.turns.len() {
+            let Some(mut turn) = self.turns.pop_front() else { break };
+            let left = self
+                .left
+                .take()
+                .filter(|(tenant, _)| *tenant == turn.tenant)
+                .map_or(turn.weight, |(_, left)| left);
+            let mut dealt = 0;
+            for _ in 0..turn.lanes.len().max(left) {
+                if dealt == left.min(free) {
+                    break;
+                }
+                let Some(mut lane) = turn.lanes.pop_front() else { break };
+                if let Some(index) = lane.share.or_else(|| shares.add(&turn.tenant, &lane, &mut guarded)) {
+                    shares.budgets[index] += 1;
+                    lane.share = Some(index);
+                    dealt += 1;
+                }
+                turn.lanes.push_back(lane);
+            }
+            free -= dealt;
+            empty_turns = if dealt == 0 { empty_turns + 1 } else { 0 };
+            if 0 < dealt && dealt < left && free == 0 {
+                self.left = Some((turn.tenant.clone(), left - dealt));
+                self.turns.push_front(turn);
+            } else {
+                turn.tenant.clone_into(&mut self.after_tenant);
+                self.turns.push_back(turn);
+            }
+        }
+        for (tenant, lane) in shares.tenants.iter().zip(&shares.lanes) {
+            self.pass_lane(tenant, lane);
+        }
+        shares
+    }
+
+    /// Takes out the lanes that gave less than they were asked for: they are empty, full, or in another claimer's hands.
+    /// After a look that did not see all lanes, those that were served wait until the others were.
+    fn settle(&mut self, shares: &Shares, rows: &[Row]) {
+        let mut given: HashMap<(&str, &str), i32> = HashMap::new();
+        for row in rows {
+            *given.entry((&row.tenant, &row.lane)).or_default() += 1;
+        }
+        for turn in &mut self.turns {
+            let tenant = turn.tenant.as_str();
+            turn.lanes.retain_mut(|lane| {
+                let Some(index) = lane.share.take() else { return true };
+                let got = given.get(&(tenant, lane.name.as_str())).copied().unwrap_or_default();
+                self.whole && got >= shares.budgets[index]
+            });
+        }
+        self.turns.retain(|turn| !turn.lanes.is_empty());
+    }
+}
+
+impl Shares {
+    /// Makes room for a lane's share; `None` if another tenant has this guarded lane in the same claim.
+    fn add(&mut self, tenant: &str, lane: &Lane, guarded: &mut HashMap<String, usize>) -> Option<usize> {
+        let index = self.lanes.len();
+        if lane.guarded && *guarded.entry(lane.name.clone()).or_insert(index) != index {
+            return None;
+        }
+        self.tenants.push(tenant.to_owned());
+        self.lanes.push(lane.name.clone());
+        self.guarded.push(lane.guarded);
+        self.budgets.push(0);
+        Some(index)
+    }
+}

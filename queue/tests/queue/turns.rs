@@ -1,0 +1,140 @@
+//! Whose turn it is: tenants, lanes, weights, caps and priorities.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use queue::{NewJob, Rota, lanes};
+
+use crate::support::{Number, claim, claim_next, database, enqueue, lease, number};
+
+fn of(tenant: &str, n: i64) -> NewJob {
+    NewJob::new(&Number { n }, tenant).expect("a job")
+}
+
+/// How many of the jobs, whose numbers are their tenants', each tenant got.
+async fn served(pool: &sqlx::PgPool, rota: &mut Rota, limit: usize, claims: usize) -> BTreeMap<i64, usize> {
+    let lease = lease(pool).await;
+    let mut served = BTreeMap::new();
+    for _ in 0..claims {
+        for (_, n) in claim_next(pool, lease, rota, limit).await {
+            *served.entry(n).or_default() += 1;
+        }
+    }
+    served
+}
+
+#[tokio::test]
+async fn tenants_get_the_same_over_many_small_claims() {
+    for (tenants, limit) in [(6, 10), (7, 4), (3, 1), (120, 7)] {
+        let database = database().await;
+        let jobs: Vec<_> = (0..tenants)
+            .flat_map(|t| (0..100).map(move |n| of(&format!("t{t}"), t).lane(format!("t{t}-{}", n % 3))))
+            .collect();
+        enqueue(database.pool(), &jobs).await;
+        let claims = 240 / limit;
+        let served = served(database.pool(), &mut Rota::default(), limit, claims).await;
+        let total = limit * claims;
+        let fair = total / usize::try_from(tenants).unwrap();
+        assert_eq!(
+            served.len(),
+            usize::try_from(tenants).unwrap(),
+            "{tenants} tenants, {limit} at a time: {served:?}"
+        );
+        assert!(
+            served.values().all(|got| got.abs_diff(fair) <= 2),
+            "{tenants} tenants, {limit} at a time, about {fair} each: {served:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_tenants_lanes_get_the_same_and_its_number_of_lanes_gains_nothing() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut jobs: Vec<_> =
+        (0..3000).map(|n| of("many", n % 300).lane(format!("lane-{:03}", n % 300))).collect();
+    jobs.extend((0..300).map(|_| of("one", 1000)));
+    enqueue(pool, &jobs).await;
+    let served = served(pool, &mut Rota::default(), 20, 20).await;
+    assert!(served[&1000].abs_diff(200) <= 4, "half for the tenant with one lane: {}", served[&1000]);
+    let lanes: Vec<usize> = (0..300).map(|n| served.get(&n).copied().unwrap_or_default()).collect();
+    assert!(lanes.iter().all(|got| *got <= 1), "no lane twice before every lane once: {lanes:?}");
+}
+
+#[tokio::test]
+async fn a_weight_is_a_share() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    lanes::weigh(&mut conn, "heavy", 3).await.unwrap();
+    let jobs: Vec<_> = (0..300).flat_map(|_| [of("heavy", 3), of("light", 1)]).collect();
+    enqueue(pool, &jobs).await;
+    let served = served(pool, &mut Rota::default(), 10, 20).await;
+    assert!(served[&3].abs_diff(150) <= 6, "{served:?}");
+}
+
+#[tokio::test]
+async fn closed_lanes_and_their_tenants_do_not_stand_in_the_way() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    let mut jobs = Vec::new();
+    for n in 0..500 {
+        let lane = format!("closed-{n:04}");
+        lanes::close(&mut conn, "numbers", &lane, Duration::from_secs(60), "circuit").await.unwrap();
+        jobs.push(of("a", n).lane(&lane));
+        jobs.push(of(&format!("b{n}"), n).lane(&lane));
+    }
+    jobs.push(of("a", 5000).lane("open"));
+    jobs.push(of("c", 5001).lane("open too"));
+    enqueue(pool, &jobs).await;
+    let served = served(pool, &mut Rota::default(), 1, 200).await;
+    assert_eq!(served.into_iter().collect::<Vec<_>>(), [(5000, 1), (5001, 1)]);
+}
+
+#[tokio::test]
+async fn a_cap_counts_all_tenants_of_the_lane() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    let cap = lanes::Limits { cap: Some(3), per_second: None };
+    enqueue(pool, &[of("a", 1).lane("shared")]).await;
+    let lease = lease(pool).await;
+    assert_eq!(claim(pool, lease, 10).await.len(), 1);
+    // The job that runs already counts.
+    lanes::limit(&mut conn, "numbers", "shared", cap).await.unwrap();
+    let jobs: Vec<_> = (0..20).flat_map(|n| [of("a", n).lane("shared"), of("b", n).lane("shared")]).collect();
+    enqueue(pool, &jobs).await;
+    let mut rota = Rota::default();
+    for _ in 0..10 {
+        claim_next(pool, lease, &mut rota, 10).await;
+    }
+    let running: i64 =
+        sqlx::query_scalar("select count(*) from queue.running").fetch_one(pool).await.unwrap();
+    assert_eq!(running, 3);
+}
+
+#[tokio::test]
+async fn a_rate_is_kept_over_many_claims() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    let rate = lanes::Limits { cap: None, per_second: Some(0.001) };
+    lanes::limit(&mut conn, "numbers", "slow", rate).await.unwrap();
+    enqueue(pool, &(0..20).map(|n| number(n).lane("slow")).collect::<Vec<_>>()).await;
+    let served = served(pool, &mut Rota::default(), 5, 10).await;
+    assert_eq!(served.values().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn a_priority_is_worth_minutes_and_starves_nobody() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1).priority(5), number(2), number(3).priority(-5)]).await;
+    sqlx::query("update queue.ready set rank = rank - interval '6 minutes' where priority = 5")
+        .execute(pool)
+        .await
+        .unwrap();
+    let lease = lease(pool).await;
+    let order: Vec<i64> = claim(pool, lease, 3).await.into_iter().map(|(_, n)| n).collect();
+    assert_eq!(order, [3, 1, 2], "one that waited for six minutes goes before a new one of five points more");
+}
