@@ -43,6 +43,10 @@ const MIGRATION_LOCK_TIMEOUT: &str = "15min";
 /// How long a caller waits for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a caller waits for the answer to a BEGIN, COMMIT or ROLLBACK. The server's own deadlines are shorter: this one
+/// is for a server that has gone without a word.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
+
 /// The database of a process: its pool, and the one notifier that wakes claimers after commits.
 #[derive(Debug, Clone)]
 pub struct Database {
@@ -57,12 +61,16 @@ impl Database {
             .max_connections(connections_max)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(connect_options(url, name)?);
-        Ok(Self { notifier: Notifier::start(pool.clone()), pool })
+        Ok(Self { notifier: Notifier::start(&pool), pool })
     }
 
     /// Begins a transaction.
     pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
-        Ok(Tx { inner: self.pool.begin().await?, wake: Wake::none(), notifier: self.notifier.clone() })
+        Ok(Tx {
+            inner: answered(self.pool.begin()).await?,
+            wake: Wake::none(),
+            notifier: self.notifier.clone(),
+        })
     }
 
     /// The pool, for reads that need no transaction.
@@ -119,15 +127,20 @@ impl Tx {
 
     /// Commits, then wakes.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        self.inner.commit().await?;
+        answered(self.inner.commit()).await?;
         self.notifier.send(self.wake);
         Ok(())
     }
 
     /// Undoes everything. Dropping does the same.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
-        self.inner.rollback().await
+        answered(self.inner.rollback()).await
     }
+}
+
+async fn answered<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or_else(silent)
 }
 
 impl Deref for Tx {
@@ -191,4 +204,15 @@ pub async fn applied_migration(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("select coalesce(max(version), 0) from _sqlx_migrations where success")
         .fetch_one(pool)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_has_gone_is_given_up() {
+        let error = answered(std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert!(matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut));
+    }
 }
