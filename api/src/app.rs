@@ -7,6 +7,8 @@ use sqlx::{Postgres, pool::PoolConnection};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::streams::Places;
+
 /// The state of the API; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
@@ -18,12 +20,18 @@ pub struct App {
     pub secret_key: SecretKey,
     /// Which private addresses webhooks may go to.
     pub webhook_allow: Arc<AllowList>,
-    /// A place for each request that may run at once.
+    /// A place for each request with a key that may run at once.
     pub requests: Arc<Semaphore>,
-    /// A KiB for each KiB of body that may be in memory at once.
+    /// A place for each request that anybody may make, so that these take none from callers with a key.
+    pub public_requests: Arc<Semaphore>,
+    /// A KiB for each KiB of body that may be in memory at once, as bytes.
     pub body_memory: Arc<Semaphore>,
+    /// A KiB for each KiB that the values in those bodies may take once they are parsed.
+    pub value_memory: Arc<Semaphore>,
+    /// A KiB for each KiB of inbound mail that may be in memory at once.
+    pub mail_memory: Arc<Semaphore>,
     /// A place for each event stream that may be open at once.
-    pub streams: Arc<Semaphore>,
+    pub streams: Places,
     /// Cancelled when the server stops to take requests.
     pub shutdown: CancellationToken,
 }

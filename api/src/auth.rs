@@ -15,6 +15,7 @@ use shared::{
     },
     ids::{KEY_PREFIX, hash_api_key},
 };
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
@@ -70,6 +71,8 @@ pub struct Caller {
     pub account_id: Uuid,
     /// The key.
     pub key: Arc<ApiKey>,
+    /// What the key is found by.
+    key_hash: Arc<[u8]>,
     /// The other end of the connection.
     pub ip: Option<IpAddr>,
 }
@@ -86,6 +89,11 @@ impl Caller {
             return Ok(());
         }
         Err(ApiError::new(Code::ScopeMissing).saying(format!("API key missing required scope: {scope}")))
+    }
+
+    /// Fails once the key has expired or was revoked, for what goes on after the request was answered.
+    pub async fn check_still_live(&self, conn: &mut PgConnection) -> Result<(), ApiError> {
+        find_live(conn, &self.key_hash).await.map(drop)
     }
 
     /// Records an audited operation in its transaction. `metadata` is what an auditor wants to know beyond the id; a
@@ -128,17 +136,21 @@ pub async fn authenticate(
     headers: &HeaderMap,
     extensions: &Extensions,
 ) -> Result<Caller, ApiError> {
-    let raw = bearer(headers)?;
+    let key_hash: Arc<[u8]> = hash_api_key(bearer(headers)?).into();
     let mut conn = app.connection().await?;
-    let key = match api_keys::find_presented(&mut conn, &hash_api_key(raw)).await? {
-        Presented::Live(key) => key,
-        Presented::Unknown => return Err(ApiError::new(Code::KeyInvalid)),
-        Presented::Expired => return Err(ApiError::new(Code::KeyExpired)),
-        Presented::Revoked => return Err(ApiError::new(Code::KeyRevoked)),
-    };
+    let key = find_live(&mut conn, &key_hash).await?;
     tracing::Span::current().record("key_id", tracing::field::display(key.id));
     let ip = extensions.get::<ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip());
-    Ok(Caller { account_id: key.account_id, key: Arc::new(key), ip })
+    Ok(Caller { account_id: key.account_id, key: Arc::new(key), key_hash, ip })
+}
+
+async fn find_live(conn: &mut PgConnection, key_hash: &[u8]) -> Result<ApiKey, ApiError> {
+    match api_keys::find_presented(conn, key_hash).await? {
+        Presented::Live(key) => Ok(key),
+        Presented::Unknown => Err(ApiError::new(Code::KeyInvalid)),
+        Presented::Expired => Err(ApiError::new(Code::KeyExpired)),
+        Presented::Revoked => Err(ApiError::new(Code::KeyRevoked)),
+    }
 }
 
 /// The key in the `Authorization` header.

@@ -122,7 +122,8 @@ codes! {
     Timeout = "SERVER_008" 504 "request timeout",
     /// The server is shutting down, overloaded, or without its database. Try again after `Retry-After` seconds.
     Unavailable = "SERVER_009" 503 "service temporarily unavailable",
-    /// The body is larger than the operation takes: 1 MiB, imports 8 MiB, inbound mail 30 MiB.
+    /// The body is larger than the operation takes: 1 MiB, imports 8 MiB, inbound mail 30 MiB; or it has more than 100,000
+    /// JSON values.
     TooLarge = "SERVER_010" 413 "request body too large",
     /// The state of the resource forbids it, and no code says so more precisely.
     Conflict = "SERVER_016" 409 "conflict with the current state of the resource",

@@ -31,9 +31,16 @@ use tokio_util::sync::CancellationToken;
 use app::App;
 pub use config::ApiConfig;
 pub use openapi::openapi;
+use streams::Places;
 
-/// How much of requests' bodies may be in memory at once. Larger than the largest body, so that each gets its turn.
+/// How much of requests' bodies may be in memory at once, and how much their values may take. Both are larger than what
+/// the largest body takes, so that each gets its turn.
 const BODY_MEMORY_KIBIBYTES: usize = 256 * 1024;
+const VALUE_MEMORY_KIBIBYTES: usize = 256 * 1024;
+/// How much inbound mail may be in memory at once.
+const MAIL_MEMORY_KIBIBYTES: usize = 128 * 1024;
+/// How many requests without a key may run at once.
+const PUBLIC_REQUESTS_MAX: usize = 64;
 
 /// Runs the API until `shutdown`, then finishes what is running.
 pub async fn run(config: ApiConfig, base: BaseConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -61,9 +68,12 @@ pub async fn serve(
         clock: base.clock(),
         secret_key: base.secret_key.clone(),
         webhook_allow: Arc::new(base.webhook_allow.clone()),
-        requests: places(config.api_requests_max),
+        requests: Arc::new(Semaphore::new(config.api_requests_max.get() as usize)),
+        public_requests: Arc::new(Semaphore::new(PUBLIC_REQUESTS_MAX)),
         body_memory: Arc::new(Semaphore::new(BODY_MEMORY_KIBIBYTES)),
-        streams: places(config.api_streams_max),
+        value_memory: Arc::new(Semaphore::new(VALUE_MEMORY_KIBIBYTES)),
+        mail_memory: Arc::new(Semaphore::new(MAIL_MEMORY_KIBIBYTES)),
+        streams: Places::new(config.api_streams_max.get() as usize),
         shutdown: shutdown.clone(),
     };
     let mailbox = tokio::spawn({
@@ -79,8 +89,4 @@ pub async fn serve(
     mailbox.abort();
     database.close().await;
     Ok(())
-}
-
-fn places(amount: std::num::NonZeroU32) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(amount.get() as usize))
 }

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use axum::{
     body::HttpBody,
-    extract::{Request, State},
+    extract::{FromRequestParts, Request, State},
+    http::request::Parts,
     middleware::{Next, from_fn_with_state},
     response::Response,
 };
 use serde_json::json;
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout_at},
+};
 use utoipa::openapi::{
     self, Content, Ref, RefOr, ResponseBuilder,
     extensions::ExtensionsBuilder,
@@ -28,6 +32,8 @@ use crate::{
 const DEADLINE: Duration = Duration::from_secs(30);
 /// What an operation may take that waits for a worker or stores an import.
 const LONG_DEADLINE: Duration = Duration::from_secs(120);
+/// What is kept of a deadline for the answer after a wait.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 /// The name of the security scheme in the OpenAPI document.
 pub const SECURITY_SCHEME: &str = "api_key";
 
@@ -38,6 +44,27 @@ pub struct BodyLimit(pub usize);
 impl Default for BodyLimit {
     fn default() -> Self {
         Self(1024 * 1024)
+    }
+}
+
+/// When a request must have its answer. A stream has begun by then.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// The end of a wait that may take as long as `longest`, early enough to answer in any case.
+    pub fn wait_end(self, longest: Duration) -> Instant {
+        let latest = self.0.checked_sub(ANSWER_TIME).unwrap_or(self.0);
+        (Instant::now() + longest).min(latest)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Deadline {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // The guard puts it there; only probes have none, and they do not wait.
+        parts.extensions.get().copied().ok_or_else(|| ApiError::new(Code::Internal))
     }
 }
 
@@ -67,7 +94,7 @@ impl Access {
 struct Rules {
     access: Access,
     body_limit: BodyLimit,
-    deadline: Option<Duration>,
+    deadline: Duration,
 }
 
 /// One operation of the API.
@@ -96,7 +123,7 @@ pub(crate) use operation;
 impl Operation {
     /// An operation with the limits that most have.
     pub fn new(id: &'static str, routes: UtoipaMethodRouter<App>, access: Access) -> Self {
-        let rules = Rules { access, body_limit: BodyLimit::default(), deadline: Some(DEADLINE) };
+        let rules = Rules { access, body_limit: BodyLimit::default(), deadline: DEADLINE };
         Self { id, routes, rules, is_probe: false, errors: &[], audit: &[] }
     }
 
@@ -118,13 +145,7 @@ impl Operation {
 
     /// May take 120 s.
     pub fn long(mut self) -> Self {
-        self.rules.deadline = Some(LONG_DEADLINE);
-        self
-    }
-
-    /// Streams its answer, and so has no deadline.
-    pub fn stream(mut self) -> Self {
-        self.rules.deadline = None;
+        self.rules.deadline = LONG_DEADLINE;
         self
     }
 
@@ -173,9 +194,17 @@ fn document(
     operation.security = Some(vec![security]);
     operation.extensions =
         Some(ExtensionsBuilder::new().add("x-scope", access.as_str()).add("x-audit", json!(audit)).build());
+    for (status, response) in &mut operation.responses.responses {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description.push_str(if status == "201" { "Created" } else { "OK" });
+        }
+    }
     let mut codes: Vec<Code> =
         implied_codes(operation, access).into_iter().chain(errors.iter().copied()).collect();
     codes.sort_unstable_by_key(|code| (code.status(), *code));
+    codes.dedup();
     for same in codes.chunk_by(|a, b| a.status() == b.status()) {
         let lines: Vec<_> =
             same.iter().map(|code| format!("`{}` {}", code.as_str(), code.message())).collect();
@@ -202,8 +231,11 @@ fn implied_codes(operation: &openapi::path::Operation, access: Access) -> Vec<Co
     if has_query || operation.request_body.is_some() {
         codes.push(Code::RequestInvalid);
     }
-    if operation.request_body.is_some() {
-        codes.extend([Code::InputInvalid, Code::TooLarge]);
+    if let Some(RefOr::T(body)) = &operation.request_body {
+        codes.push(Code::TooLarge);
+        if body.content.contains_key("application/json") {
+            codes.push(Code::InputInvalid);
+        }
     }
     codes
 }
@@ -223,7 +255,8 @@ async fn reserve_memory(
     reserved.map_err(|error| ApiError::new(Code::Unavailable).caused_by(error))
 }
 
-/// Runs before every handler: is there room, who calls, may they, and for how long.
+/// Runs before every handler: is there room, who calls, may they, and for how long. Who has no key takes no place from
+/// those who have one, and no memory: the handler of a public operation reads the body, once it knows who sends it.
 async fn guard(
     State((app, rules)): State<(App, Rules)>,
     mut request: Request,
@@ -232,26 +265,26 @@ async fn guard(
     if app.shutdown.is_cancelled() {
         return Err(ApiError::new(Code::Unavailable).saying("the server is shutting down"));
     }
-    let Ok(_place) = app.requests.try_acquire() else {
+    let is_public = rules.access == Access::Public;
+    let places = if is_public { &app.public_requests } else { &app.requests };
+    let Ok(_place) = places.try_acquire() else {
         return Err(ApiError::new(Code::Unavailable).saying("the server is busy"));
     };
+    let end = Instant::now() + rules.deadline;
+    request.extensions_mut().insert(Deadline(end));
+    request.extensions_mut().insert(rules.body_limit);
     let answer = async {
-        if rules.access != Access::Public {
-            let caller = authenticate(&app, request.headers(), request.extensions()).await?;
-            if let Access::Scope(scope) = rules.access {
-                caller.require(scope)?;
-            }
-            request.extensions_mut().insert(caller);
+        if is_public {
+            return Ok(next.run(request).await);
         }
+        let caller = authenticate(&app, request.headers(), request.extensions()).await?;
+        if let Access::Scope(scope) = rules.access {
+            caller.require(scope)?;
+        }
+        request.extensions_mut().insert(caller);
         let announced = request.body().size_hint().upper();
         let _memory = reserve_memory(&app, announced, rules.body_limit).await?;
-        request.extensions_mut().insert(rules.body_limit);
         Ok(next.run(request).await)
     };
-    match rules.deadline {
-        Some(deadline) => {
-            timeout(deadline, answer).await.unwrap_or_else(|_| Err(ApiError::new(Code::Timeout)))
-        }
-        None => answer.await,
-    }
+    timeout_at(end, answer).await.unwrap_or_else(|_| Err(ApiError::new(Code::Timeout)))
 }

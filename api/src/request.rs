@@ -13,6 +13,7 @@ use axum::{
 };
 use futures::FutureExt;
 use shared::ids::request_id;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Instrument, field::Empty};
 
 use crate::error::{ApiError, Code};
@@ -27,6 +28,7 @@ const REQUEST_ID_CHARS_MAX: usize = 128;
 struct Context {
     id: String,
     warnings: RefCell<Vec<String>>,
+    held: RefCell<Vec<OwnedSemaphorePermit>>,
 }
 
 tokio::task_local! {
@@ -49,13 +51,19 @@ pub fn take_warnings() -> Vec<String> {
     CONTEXT.try_with(|context| context.warnings.take()).unwrap_or_default()
 }
 
+/// Keeps a share of something until the request is answered.
+pub fn hold(share: OwnedSemaphorePermit) {
+    // Outside a request there is nothing that lasts longer.
+    let _ = CONTEXT.try_with(|context| context.held.borrow_mut().push(share));
+}
+
 /// The outermost layer: runs the request under its id and writes its one log line.
 pub async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = sane_id(request.headers()).unwrap_or_else(request_id);
     let route = request.extensions().get::<MatchedPath>().map_or("-", |path| path.as_str()).to_owned();
     let span = tracing::info_span!("request", id = %id, method = %request.method(), route, key_id = Empty);
-    let context = Context { id: id.clone(), warnings: RefCell::default() };
+    let context = Context { id: id.clone(), warnings: RefCell::default(), held: RefCell::default() };
     let answer = CONTEXT.scope(context, async {
         match AssertUnwindSafe(next.run(request)).catch_unwind().await {
             Ok(response) => response,

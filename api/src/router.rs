@@ -43,12 +43,12 @@ pub fn operations() -> Vec<Operation> {
         operation!(campaigns::delete, Scope(Write))
             .errors(&[Code::CampaignNotFound])
             .audit(&["delete_campaign"]),
-        operation!(campaigns::progress, Scope(Read)).errors(&[Code::CampaignNotFound]).stream(),
+        operation!(campaigns::progress, Scope(Read)).errors(PROGRESS_ERRORS),
         operation!(contacts::list, Scope(Read)),
-        operation!(contacts::create, Scope(Write)).errors(&[Code::EmailInvalid]).audit(&["create_contact"]),
+        operation!(contacts::create, Scope(Write)).errors(CONTACT_ERRORS).audit(&["create_contact"]),
         operation!(contacts::get, Scope(Read)).errors(&[Code::ContactNotFound]),
         operation!(contacts::bulk_import, Scope(Write))
-            .errors(&[Code::CampaignNotFound])
+            .errors(&[Code::CampaignNotFound, Code::Conflict])
             .audit(&["bulk_create_contacts"])
             .body_limit(IMPORT_MIB)
             .long(),
@@ -60,7 +60,7 @@ pub fn operations() -> Vec<Operation> {
         operation!(messages::reject, Scope(Send)).errors(MESSAGE_STATES).audit(&["reject_message"]),
         operation!(messages::bulk, Scope(Send)).audit(&["approve_message", "reject_message"]),
         operation!(discovery::search, Scope(Generate))
-            .errors(&[Code::CampaignNotFound, Code::DiscoveryFailed])
+            .errors(&[Code::CampaignNotFound, Code::DiscoveryFailed, Code::Conflict])
             .audit(&["discover_contacts"])
             .long(),
         operation!(discovery::jobs, Scope(Read)),
@@ -76,7 +76,10 @@ pub fn operations() -> Vec<Operation> {
         operation!(webhooks::delete, Scope(Admin))
             .errors(&[Code::WebhookNotFound])
             .audit(&["delete_webhook"]),
-        operation!(webhooks::test, Scope(Admin)).errors(WEBHOOK_TEST).audit(&["test_webhook"]).long(),
+        operation!(webhooks::test, Scope(Admin))
+            .errors(&[Code::WebhookNotFound])
+            .audit(&["test_webhook"])
+            .long(),
         operation!(webhooks::deliveries, Scope(Admin)).errors(&[Code::WebhookNotFound]),
         operation!(inbound::email, Public).errors(INBOUND_ERRORS).body_limit(MAIL_MIB),
         operation!(health::live, Public).probe(),
@@ -93,8 +96,9 @@ const CAMPAIGN_CHANGES: &[Code] = &[
 ];
 const MESSAGE_STATES: &[Code] = &[Code::MessageNotFound, Code::MessageAlreadyApproved, Code::Conflict];
 const SEND_ERRORS: &[Code] = &[Code::ConversationNotFound, Code::ContactNotFound, Code::Conflict];
-const WEBHOOK_TEST: &[Code] = &[Code::WebhookNotFound, Code::Conflict];
-const INBOUND_ERRORS: &[Code] = &[Code::SignatureInvalid, Code::PayloadInvalid, Code::TooLarge];
+const PROGRESS_ERRORS: &[Code] = &[Code::CampaignNotFound, Code::Conflict];
+const CONTACT_ERRORS: &[Code] = &[Code::EmailInvalid, Code::Conflict];
+const INBOUND_ERRORS: &[Code] = &[Code::SignatureInvalid, Code::PayloadInvalid];
 
 /// The service: every operation behind its rules, and what answers when there is none.
 pub fn router(app: &App, public_url: Option<&Url>) -> Router {

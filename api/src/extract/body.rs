@@ -2,80 +2,76 @@
 
 use std::collections::BTreeSet;
 
-use axum::{
-    body::to_bytes,
-    extract::{FromRequest, Request},
-};
-use bytes::Bytes;
+use axum::extract::{FromRequest, Request};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::{Path, Segment};
 use shared::domain::FieldError;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{RefOr, Schema},
 };
 
-use super::{DETAILS_MAX, cut, field_name};
-use crate::{error::ApiError, operation::BodyLimit, request};
+use super::{DETAILS_MAX, NAME_BYTES_MAX, bytes, cut, json, reason_of, unknown_name};
+use crate::{
+    app::App,
+    error::{ApiError, Code},
+    request,
+};
 
 /// A warning for each of more unknown fields would be an answer larger than the question.
 const WARNINGS_MAX: usize = 20;
-
-/// The bytes of a body, at most as many as the operation takes.
-#[derive(Debug)]
-pub struct Raw(pub Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for Raw {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let BodyLimit(limit) = request.extensions().get().copied().unwrap_or_default();
-        match to_bytes(request.into_body(), limit).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(error) if is_length_limit(&error) => Err(ApiError::too_large(limit)),
-            Err(error) => {
-                Err(ApiError::request(vec![FieldError::new("body", "ended early")]).caused_by(error))
-            }
-        }
-    }
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
-}
 
 /// A JSON body. An absent or empty one is `{}`. Any Content-Type will do: nobody sends another format on purpose, and
 /// curl without `-H` claims a form.
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned + ToSchema> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned + ToSchema> FromRequest<App> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let Raw(bytes) = Raw::from_request(request, state).await?;
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let bytes = bytes::read(request).await?;
+        make_room(app, &bytes).await?;
+        json::refuse_nul(&bytes)?;
         parse(&bytes).map(Self)
     }
+}
+
+/// A JSON body with rows that are read one by one, each with its own errors: a NUL in one of them is that row's.
+#[derive(Debug)]
+pub struct RowsBody<T>(pub T);
+
+impl<T: DeserializeOwned + ToSchema> FromRequest<App> for RowsBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let bytes = bytes::read(request).await?;
+        make_room(app, &bytes).await?;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Waits until there is memory for the values of a body, and keeps it until the request is answered. Who waits here has
+/// sent its body, so nobody waits for a slow client.
+async fn make_room(app: &App, bytes: &[u8]) -> Result<(), ApiError> {
+    let Some(kibibytes) = json::value_kibibytes(bytes) else {
+        let message = format!("request body too large: it may have at most {} values", json::VALUES_MAX);
+        return Err(ApiError::new(Code::TooLarge).saying(message));
+    };
+    let share = app.value_memory.clone().acquire_many_owned(kibibytes).await;
+    request::hold(share.map_err(|error| ApiError::new(Code::Unavailable).caused_by(error))?);
+    Ok(())
 }
 
 /// Reads a body, and says all that is wrong with it.
 fn parse<T: DeserializeOwned + ToSchema>(bytes: &[u8]) -> Result<T, ApiError> {
     let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
-    if has_nul_escape(bytes) {
-        refuse_nul(bytes)?;
-    }
     let mut unknown = BTreeSet::new();
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_ignored::deserialize(&mut json, |path| {
         if unknown.len() < WARNINGS_MAX {
-            unknown.insert(field_name(&path));
+            unknown.insert(unknown_name(&path));
         }
     });
     match parsed.and_then(|value| json.end().map(|()| value)) {
@@ -93,27 +89,27 @@ fn parse<T: DeserializeOwned + ToSchema>(bytes: &[u8]) -> Result<T, ApiError> {
 /// away and parsing what is left. When every field has its type and only values are impossible, the failure is another.
 fn explain<T: DeserializeOwned + ToSchema>(bytes: &[u8], error: &serde_json::Error) -> ApiError {
     let body = |reason: String| ApiError::request(vec![FieldError::new("body", reason)]);
-    let fields = match serde_json::from_slice(bytes) {
-        Ok(Value::Object(fields)) => fields,
+    let mut rest = match serde_json::from_slice(bytes) {
+        Ok(fields @ Value::Object(_)) => fields,
         Ok(_) => return body("must be a JSON object".into()),
-        Err(syntax) => return body(cut(format!("is not valid JSON: {syntax}"))),
+        Err(syntax) => return body(reason_of(format_args!("is not valid JSON: {syntax}"))),
     };
     let mut details: Vec<FieldError> = required_fields::<T>()
         .into_iter()
-        .filter(|name| fields.get(name).is_none_or(Value::is_null))
+        .filter(|name| rest.get(name).is_none_or(Value::is_null))
         .map(|name| FieldError::new(name, "is required"))
         .collect();
     let mut only_values = details.is_empty();
-    let mut rest = fields;
     while details.len() < DETAILS_MAX {
-        let Err(error) = serde_path_to_error::deserialize::<_, T>(Value::Object(rest.clone())) else { break };
-        let path = error.path().to_string();
-        let top = path.split(['.', '[']).next().unwrap_or_default().to_owned();
-        if rest.remove(&top).is_none() {
+        let Err(error) = serde_path_to_error::deserialize::<_, T>(&rest) else { break };
+        if take_away(&mut rest, error.path()).is_none() {
             break;
         }
-        if !details.iter().any(|detail| detail.field == path) {
-            let reason = cut(error.inner().to_string());
+        let path = cut(error.path().to_string(), NAME_BYTES_MAX);
+        // What lacks a field that was taken away is not wrong for that.
+        let inside = format!("{path}.");
+        if !details.iter().any(|detail| detail.field == path || detail.field.starts_with(&inside)) {
+            let reason = reason_of(error.inner());
             only_values &= is_about_a_value(&reason);
             details.push(FieldError::new(path, reason));
         }
@@ -121,9 +117,27 @@ fn explain<T: DeserializeOwned + ToSchema>(bytes: &[u8], error: &serde_json::Err
     // One order, whatever the order of the fields in the body was.
     details.sort_by(|a, b| a.field.cmp(&b.field));
     match (details.is_empty(), only_values) {
-        (true, _) => body(cut(error.to_string())),
+        (true, _) => body(reason_of(error)),
         (false, true) => ApiError::input(details),
         (false, false) => ApiError::request(details),
+    }
+}
+
+/// Takes the innermost field on a path out of a body, so that what else is wrong shows. None: there is no such field.
+fn take_away(body: &mut Value, path: &Path) -> Option<Value> {
+    let steps: Vec<&Segment> = path.iter().collect();
+    let innermost = steps.iter().rposition(|step| matches!(step, Segment::Map { .. }))?;
+    let mut holder = body;
+    for step in &steps[..innermost] {
+        holder = match step {
+            Segment::Map { key } => holder.get_mut(key)?,
+            Segment::Seq { index } => holder.get_mut(index)?,
+            Segment::Enum { .. } | Segment::Unknown => return None,
+        };
+    }
+    match steps[innermost] {
+        Segment::Map { key } => holder.as_object_mut()?.remove(key),
+        _ => None,
     }
 }
 
@@ -141,49 +155,6 @@ fn required_fields<T: PartialSchema>() -> Vec<String> {
     }
 }
 
-/// Whether the bytes may contain a string with the character NUL, which PostgreSQL does not store.
-fn has_nul_escape(bytes: &[u8]) -> bool {
-    bytes.windows(6).any(|window| window == br"\u0000")
-}
-
-fn refuse_nul(bytes: &[u8]) -> Result<(), ApiError> {
-    // What does not parse is explained by the caller.
-    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return Ok(()) };
-    let mut details = Vec::new();
-    find_nul(&value, String::new(), &mut details);
-    if details.is_empty() { Ok(()) } else { Err(ApiError::input(details)) }
-}
-
-/// The recursion ends, since the parser takes at most 128 levels.
-fn find_nul(value: &Value, path: String, details: &mut Vec<FieldError>) {
-    if details.len() >= DETAILS_MAX {
-        return;
-    }
-    match value {
-        Value::String(text) if text.contains('\0') => details.push(nul_at(path)),
-        Value::Array(items) => {
-            for (index, item) in items.iter().enumerate() {
-                find_nul(item, format!("{path}[{index}]"), details);
-            }
-        }
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                if name.contains('\0') {
-                    details.push(nul_at(path.clone()));
-                }
-                let separator = if path.is_empty() { "" } else { "." };
-                find_nul(field, format!("{path}{separator}{}", name.replace('\0', "")), details);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn nul_at(path: String) -> FieldError {
-    let field = if path.is_empty() { "body".to_owned() } else { path };
-    FieldError::new(field, "must not contain the character U+0000")
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
@@ -199,6 +170,14 @@ mod tests {
         count: Option<u8>,
         #[serde(default)]
         tags: Vec<String>,
+        place: Option<Place>,
+    }
+
+    #[derive(Debug, Deserialize, ToSchema)]
+    #[expect(dead_code, reason = "only parsing is tested")]
+    struct Place {
+        street: String,
+        number: Option<u8>,
     }
 
     #[derive(Debug, Deserialize, ToSchema)]
@@ -232,6 +211,11 @@ mod tests {
             ["count", "kind", "name", "tags[1]"]
         );
         assert_eq!(fields(r#"{"name": "a", "kind": "b", "count": 1.5}"#), ["count"]);
+        assert_eq!(
+            fields(r#"{"name": 1, "kind": "b", "place": {"street": 2, "number": "x"}}"#),
+            ["name", "place.number", "place.street"]
+        );
+        assert_eq!(fields(r#"{"name": "a", "kind": "b", "place": {}}"#), ["place"]);
     }
 
     #[test]
@@ -267,10 +251,11 @@ mod tests {
 
     #[test]
     fn nul_is_refused_wherever_it_hides() {
-        let error = parse::<New>(br#"{"name": "a\u0000", "kind": "b", "tags": ["\u0000"]}"#).unwrap_err();
+        let nul = |body: &[u8]| json::refuse_nul(body);
+        let error = nul(br#"{"name": "a\u0000", "kind": "b", "tags": ["\u0000"]}"#).unwrap_err();
         assert_eq!(error.code(), Code::InputInvalid);
         assert_eq!(error.details().iter().map(|d| d.field.as_str()).collect::<Vec<_>>(), ["name", "tags[0]"]);
         // An escaped backslash before u0000 is six harmless characters.
-        assert!(parse::<New>(br#"{"name": "a\\u0000", "kind": "b"}"#).is_ok());
+        assert!(nul(br#"{"name": "a\\u0000", "kind": "b"}"#).is_ok());
     }
 }

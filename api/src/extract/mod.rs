@@ -1,10 +1,13 @@
 //! What a handler takes from a request, each with the failure that the contract gives it.
 
 mod body;
+mod bytes;
+mod json;
 mod path;
 mod query;
 
-pub use body::{Body, Raw};
+pub use body::{Body, RowsBody};
+pub use bytes::read_charged;
 pub use path::{CampaignId, ContactId, ConversationId, DiscoveryJobId, KeyId, MessageId, WebhookId};
 pub use query::{NoFilter, PagingParams, Query};
 
@@ -12,9 +15,21 @@ pub use query::{NoFilter, PagingParams, Query};
 const DETAILS_MAX: usize = 100;
 /// A longer reason is cut.
 const REASON_BYTES_MAX: usize = 200;
+/// So is a longer name of a field.
+const NAME_BYTES_MAX: usize = 200;
 
-/// An unknown field as details name fields, such as `contacts[3].shoe`.
-pub fn field_name(path: &serde_ignored::Path<'_>) -> String {
+/// An unknown field as details name fields, cut.
+pub fn unknown_name(path: &serde_ignored::Path<'_>) -> String {
+    cut(field_name(path), NAME_BYTES_MAX)
+}
+
+/// A reason of serde's, cut: it quotes the value it is about, which may be a megabyte long.
+pub fn reason_of(error: impl std::fmt::Display) -> String {
+    cut(error.to_string(), REASON_BYTES_MAX)
+}
+
+/// A field as details name fields, such as `contacts[3].shoe`.
+fn field_name(path: &serde_ignored::Path<'_>) -> String {
     use serde_ignored::Path;
     match path {
         Path::Root => String::new(),
@@ -29,11 +44,10 @@ pub fn field_name(path: &serde_ignored::Path<'_>) -> String {
     }
 }
 
-/// A reason quotes the value it is about, which may be a megabyte long.
-pub fn cut(mut reason: String) -> String {
-    if reason.len() > REASON_BYTES_MAX {
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-        reason.push_str("...");
+fn cut(mut text: String, bytes_max: usize) -> String {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push_str("...");
     }
-    reason
+    text
 }

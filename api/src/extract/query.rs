@@ -1,6 +1,6 @@
 //! Query strings: filters of an operation, and paging, which all lists share.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use axum::{extract::FromRequestParts, http::request::Parts};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -10,13 +10,16 @@ use shared::{
     domain::FieldError,
 };
 use url::form_urlencoded;
-use utoipa::IntoParams;
+use utoipa::{
+    IntoParams,
+    openapi::path::{Parameter, ParameterIn},
+};
 use uuid::Uuid;
 
-use super::{cut, field_name};
+use super::reason_of;
 use crate::{
     envelope::{List, ListMeta},
-    error::{ApiError, Code},
+    error::ApiError,
     request,
 };
 
@@ -67,9 +70,6 @@ pub struct PagingParams {
     /// Adds `meta.total`.
     include_total: Option<bool>,
 }
-
-/// The names of [`PagingParams`].
-const PAGING_NAMES: [&str; 4] = ["limit", "cursor", "page", "include_total"];
 
 /// A place in a list, opaque outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,7 +136,13 @@ impl PagingParams {
     }
 }
 
-impl<S: Send + Sync, F: DeserializeOwned> FromRequestParts<S> for Query<F> {
+impl IntoParams for NoFilter {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        Vec::new()
+    }
+}
+
+impl<S: Send + Sync, F: DeserializeOwned + IntoParams> FromRequestParts<S> for Query<F> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
@@ -144,50 +150,71 @@ impl<S: Send + Sync, F: DeserializeOwned> FromRequestParts<S> for Query<F> {
     }
 }
 
-fn parse<F: DeserializeOwned>(query: &str) -> Result<Query<F>, ApiError> {
+/// Parameters and their values.
+type Pairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+fn parse<F: DeserializeOwned + IntoParams>(query: &str) -> Result<Query<F>, ApiError> {
     if query.len() > QUERY_BYTES_MAX {
         return Err(ApiError::request(vec![FieldError::new("query", "is longer than 8 KiB")]));
     }
-    let mut paging = form_urlencoded::Serializer::new(String::new());
-    let mut filter = form_urlencoded::Serializer::new(String::new());
+    let (paging_names, filter_names) = (names::<PagingParams>(), names::<F>());
+    let (mut paging, mut filter) = (Pairs::new(), Pairs::new());
     let mut details = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut unknown = BTreeSet::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        if name.contains('\0') || value.contains('\0') {
-            details.push(FieldError::new(name.replace('\0', ""), "must not contain the character U+0000"));
-        }
-        if !seen.insert(name.clone()) {
-            details.push(FieldError::new(name, "must be given once"));
+        let part = if paging_names.contains(&*name) {
+            &mut paging
+        } else if filter_names.contains(&*name) {
+            &mut filter
+        } else {
+            unknown.insert(name);
             continue;
+        };
+        if value.contains('\0') {
+            details.push(FieldError::new(name, "must not contain the character U+0000"));
+        } else if part.iter().any(|(known, _)| *known == name) {
+            details.push(FieldError::new(name, "must be given once"));
+        } else {
+            part.push((name, value));
         }
-        let part = if PAGING_NAMES.contains(&&*name) { &mut paging } else { &mut filter };
-        part.append_pair(&name, &value);
     }
-    let paging = read::<PagingParams>(&paging.finish(), &mut details)
+    let paging = read::<PagingParams>(paging, &mut details)
         .and_then(|params| params.check().map_err(|wrong| details.extend(wrong)).ok());
-    let filter = read::<F>(&filter.finish(), &mut details);
+    let filter = read::<F>(filter, &mut details);
     match (paging, filter) {
-        (Some(paging), Some(filter)) if details.is_empty() => Ok(Query { filter, paging }),
-        _ => Err(ApiError::new(Code::RequestInvalid).with_details(details)),
-    }
-}
-
-/// Reads the parameters of one struct; `None` when one is wrong, which is then in `details`.
-fn read<T: DeserializeOwned>(query: &str, details: &mut Vec<FieldError>) -> Option<T> {
-    let mut unknown = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
-    let tracked = serde_path_to_error::Deserializer::new(pairs, &mut track);
-    match serde_ignored::deserialize(tracked, |path| unknown.push(field_name(&path))) {
-        Ok(value) => {
+        (Some(paging), Some(filter)) if details.is_empty() => {
             for name in unknown {
                 request::warn(format!("unknown parameter ignored: {name}"));
             }
-            Some(value)
+            Ok(Query { filter, paging })
         }
-        Err(error) => {
-            details.push(FieldError::new(track.path().to_string(), cut(error.to_string())));
-            None
+        _ => Err(ApiError::request(details)),
+    }
+}
+
+/// The names of the parameters of a struct, as they are documented.
+fn names<T: IntoParams>() -> BTreeSet<String> {
+    T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect()
+}
+
+/// Reads the parameters of one struct; `None` when some are wrong, which are then in `details`: each is taken away and
+/// the others are read again.
+fn read<T: DeserializeOwned>(mut pairs: Pairs<'_>, details: &mut Vec<FieldError>) -> Option<T> {
+    let mut all_right = true;
+    loop {
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish();
+        let read = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+        let error = match serde_path_to_error::deserialize(read) {
+            Ok(value) => return all_right.then_some(value),
+            Err(error) => error,
+        };
+        all_right = false;
+        let name = error.path().to_string();
+        details.push(FieldError::new(&name, reason_of(error.inner())));
+        let before = pairs.len();
+        pairs.retain(|(known, _)| *known != name);
+        if pairs.len() == before {
+            return None;
         }
     }
 }
@@ -195,11 +222,16 @@ fn read<T: DeserializeOwned>(query: &str, details: &mut Vec<FieldError>) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Deserialize, IntoParams)]
     struct Filter {
+        /// An id.
         campaign_id: Option<Uuid>,
+        /// A word.
         status: Option<String>,
+        /// A number.
+        count: Option<u8>,
     }
 
     fn wrong(query: &str) -> Vec<String> {
@@ -230,6 +262,9 @@ mod tests {
         assert_eq!(wrong("limit=x&campaign_id=7"), ["limit", "campaign_id"]);
         assert_eq!(wrong("status=a%00b"), ["status"]);
         assert_eq!(wrong("status=a&status=b"), ["status"]);
+        assert_eq!(wrong("limit=1&limit=2"), ["limit"]);
+        assert_eq!(wrong("limit=x&page=y&include_total=z"), ["limit", "page", "include_total"]);
+        assert_eq!(wrong("campaign_id=7&count=300&status=a"), ["campaign_id", "count"]);
         assert_eq!(wrong(&format!("status={}", "a".repeat(9000))), ["query"]);
     }
 
@@ -237,6 +272,7 @@ mod tests {
     fn a_filter_is_read_and_the_unknown_is_ignored() {
         let query = parse::<Filter>("status=active&colour=red&limit=3").unwrap();
         assert_eq!(query.filter.status.as_deref(), Some("active"));
-        assert_eq!(query.filter.campaign_id, None);
+        assert_eq!((query.filter.campaign_id, query.filter.count), (None, None));
+        assert!(parse::<Filter>("colour=red&colour=blue&colour=%00").is_ok(), "also twice");
     }
 }

@@ -12,9 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::{
     db::campaigns as db,
-    domain::campaign::{Approval, Campaign, CampaignStatus, Progress},
+    domain::{
+        FieldError,
+        campaign::{Approval, Campaign, CampaignStatus, Progress},
+    },
     engine::campaigns as engine,
 };
+use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -75,7 +79,7 @@ pub async fn create(
     Body(body): Body<CreateCampaign>,
 ) -> Result<Data<Campaign>, ApiError> {
     let new = body.into_new();
-    ApiError::unless_empty(new.validate())?;
+    refuse(new.validate())?;
     require_send_for_auto(&caller, Some(new.approval))?;
     let mut tx = app.database.begin().await?;
     let campaign = engine::create(&mut tx, caller.account_id, &new).await?;
@@ -97,7 +101,8 @@ pub async fn get(
     caller: Caller,
     CampaignId(id): CampaignId,
 ) -> Result<Data<CampaignDetails>, ApiError> {
-    find_details(&app, caller.account_id, id).await.map(Data::ok)
+    let mut conn = app.connection().await?;
+    find_details(&mut conn, caller.account_id, id).await.map(Data::ok)
 }
 
 /// Update a campaign
@@ -167,41 +172,54 @@ pub async fn progress(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let follow = Follow { account_id: caller.account_id, campaign_id: id };
-    let first = follow.look(&app).await?;
+    let account_id = caller.account_id;
+    let follow = Follow { app: app.clone(), caller, campaign_id: id };
+    let first = follow.look().await?;
     if first.is_last && last_id.as_ref() == Some(&first.id) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let Ok(place) = app.streams.clone().try_acquire_owned() else {
-        return Err(ApiError::new(Code::Unavailable).saying("too many event streams are open"));
-    };
-    let events = streams::changes(app, place, last_id, first, follow);
+    let place = app.streams.take(account_id)?;
+    let events = streams::changes(app.shutdown, place, last_id, first, follow);
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// Follows a campaign's numbers.
+/// Follows a campaign's numbers, for as long as the key of who asked works.
 struct Follow {
-    account_id: Uuid,
+    app: App,
+    caller: Caller,
     campaign_id: Uuid,
 }
 
 impl Look for Follow {
     const EVENT: &'static str = "progress";
 
-    async fn look(&self, app: &App) -> Result<Snapshot, ApiError> {
+    async fn look(&self) -> Result<Snapshot, ApiError> {
+        let mut conn = self.app.connection().await?;
+        self.caller.check_still_live(&mut conn).await?;
         let CampaignDetails { campaign, progress } =
-            find_details(app, self.account_id, self.campaign_id).await?;
+            find_details(&mut conn, self.caller.account_id, self.campaign_id).await?;
         let data = json!({"id": campaign.id, "status": campaign.status, "progress": progress});
         Snapshot::new(&data, campaign.status == CampaignStatus::Completed)
     }
 }
 
-async fn find_details(app: &App, account_id: Uuid, id: Uuid) -> Result<CampaignDetails, ApiError> {
-    let mut conn = app.connection().await?;
-    let campaign = db::find(&mut conn, account_id, id).await?;
+async fn find_details(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<CampaignDetails, ApiError> {
+    let campaign = db::find(conn, account_id, id).await?;
     let campaign = campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
-    let progress = db::progress(&mut conn, account_id, id).await?;
+    let progress = db::progress(conn, account_id, id).await?;
     Ok(CampaignDetails { campaign, progress })
+}
+
+/// A status that no campaign begins with has a code of its own, which wins over what else is wrong.
+fn refuse(wrong: Vec<FieldError>) -> Result<(), ApiError> {
+    if wrong.iter().any(|error| error.field == "status") {
+        return Err(ApiError::new(Code::CampaignTransitionInvalid).with_details(wrong));
+    }
+    ApiError::unless_empty(wrong)
 }
 
 /// Who lets drafts go out unseen approves them all.

@@ -19,12 +19,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    app::App,
-    auth::Caller,
-    envelope::Data,
-    error::{ApiError, Code},
-    extract::Body,
-    wait,
+    app::App, auth::Caller, envelope::Data, error::ApiError, extract::Body, operation::Deadline, wait,
 };
 
 /// How long a direct send may keep its caller waiting for the channel's answer.
@@ -102,13 +97,15 @@ impl ChannelAvailability {
 /// Send a message
 ///
 /// Into a conversation that exists already; activating a campaign creates them. No approval is needed. Answers with the
-/// message once the channel has taken or refused it, or as it is after ten seconds.
+/// message once the channel has taken or refused it, or as it is after ten seconds: a 201 says that it is stored, so
+/// that asking again makes another one.
 #[utoipa::path(
     post, path = "/channels/send", request_body = DirectMessage, responses((status = 201, body = Data<Message>))
 )]
 pub async fn send(
     State(app): State<App>,
     caller: Caller,
+    deadline: Deadline,
     Body(direct): Body<DirectMessage>,
 ) -> Result<Data<Message>, ApiError> {
     let send = direct.into_send()?;
@@ -117,7 +114,10 @@ pub async fn send(
     let message = engine::send_direct(&mut tx, caller.account_id, &send).await?;
     caller.audit(&mut tx, "send_channel_message", "message", Some(message.id), metadata).await?;
     tx.commit().await?;
-    let settled = wait::until(SEND_DEADLINE, || find_settled(&app, caller.account_id, message.id)).await?;
+    // From here on nothing fails: a client that is told to try again sends a second message.
+    let end = deadline.wait_end(SEND_DEADLINE);
+    let look = || find_settled(&app, caller.account_id, message.id);
+    let settled = wait::until(&app.shutdown, end, look).await;
     Ok(Data::created(settled.unwrap_or(message)))
 }
 
@@ -141,11 +141,11 @@ impl DirectMessage {
 }
 
 /// The message, once its channel has said what it thinks of it, or it waits for something else.
-async fn find_settled(app: &App, account_id: Uuid, id: Uuid) -> Result<Option<Message>, ApiError> {
+async fn find_settled(app: &App, account_id: Uuid, id: Uuid) -> Result<Option<Message>, sqlx::Error> {
     let mut conn = app.connection().await?;
     let message = messages::find(&mut conn, account_id, id).await?;
-    let message = message.ok_or_else(|| ApiError::new(Code::MessageNotFound))?;
-    let under_way = matches!(message.status, MessageStatus::Approved | MessageStatus::Sending);
-    let settled = !under_way || message.blocked_reason.is_some() || message.next_attempt_at.is_some();
-    Ok(settled.then_some(message))
+    Ok(message.filter(|message| {
+        let under_way = matches!(message.status, MessageStatus::Approved | MessageStatus::Sending);
+        !under_way || message.blocked_reason.is_some() || message.next_attempt_at.is_some()
+    }))
 }

@@ -1,10 +1,13 @@
 //! Contacts.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, SeqAccess, Unexpected, Visitor},
+};
+use serde_json::{Value, json, value::RawValue};
 use shared::{
     db::contacts as db,
     domain::{
@@ -21,7 +24,7 @@ use crate::{
     auth::Caller,
     envelope::{Data, List},
     error::{ApiError, Code},
-    extract::{Body, ContactId, PagingParams, Query, cut, field_name},
+    extract::{Body, ContactId, PagingParams, Query, RowsBody, reason_of, unknown_name},
     request,
 };
 
@@ -58,9 +61,44 @@ impl From<ContactParams> for db::ContactFilter {
 pub struct BulkImport {
     /// The contacts. A row that is wrong fails alone.
     #[schema(min_items = 1, max_items = 500, value_type = Vec<NewContact>)]
-    contacts: Vec<Value>,
+    contacts: Rows,
     /// The campaign that they join.
     campaign_id: Option<Uuid>,
+}
+
+/// The rows of an import, as they were sent: each is parsed alone, so that one that is wrong fails alone, and so that
+/// they are not all in memory as values. Reading ends at the first one too many.
+#[derive(Debug)]
+struct Rows(Vec<Box<RawValue>>);
+
+impl<'de> Deserialize<'de> for Rows {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(RowsVisitor).map(Self)
+    }
+}
+
+struct RowsVisitor;
+
+impl<'de> Visitor<'de> for RowsVisitor {
+    type Value = Vec<Box<RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of 1 to 500 rows")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = seq.next_element()? {
+            if rows.len() == IMPORT_ROWS_MAX {
+                return Err(A::Error::invalid_value(Unexpected::Seq, &self));
+            }
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return Err(A::Error::invalid_value(Unexpected::Seq, &self));
+        }
+        Ok(rows)
+    }
 }
 
 /// A row of an import that failed.
@@ -158,12 +196,9 @@ pub async fn get(
 pub async fn bulk_import(
     State(app): State<App>,
     caller: Caller,
-    Body(import): Body<BulkImport>,
+    RowsBody(import): RowsBody<BulkImport>,
 ) -> Result<Data<Imported>, ApiError> {
-    if !(1..=IMPORT_ROWS_MAX).contains(&import.contacts.len()) {
-        return Err(ApiError::input(vec![FieldError::new("contacts", "must have 1 to 500 rows")]));
-    }
-    let (rows, errors) = read_rows(import.contacts);
+    let (rows, errors) = read_rows(&import.contacts);
     let mut tx = app.database.begin().await?;
     let stored = engine::upsert_many(&mut tx, caller.account_id, &rows, import.campaign_id).await?;
     let imported = Imported::new(stored, errors);
@@ -190,12 +225,12 @@ impl Imported {
 }
 
 /// The rows that can be stored, and what is wrong with the others.
-fn read_rows(values: Vec<Value>) -> (Vec<NewContact>, Vec<RowError>) {
-    let mut rows = Vec::with_capacity(values.len());
+fn read_rows(Rows(sent): &Rows) -> (Vec<NewContact>, Vec<RowError>) {
+    let mut rows = Vec::with_capacity(sent.len());
     let mut errors = Vec::new();
     let mut unknown = BTreeSet::new();
-    for (index, value) in values.into_iter().enumerate() {
-        let wrong = match read_row(value, &mut unknown) {
+    for (index, row) in sent.iter().enumerate() {
+        let wrong = match read_row(row, &mut unknown) {
             Ok(mut row) => {
                 let wrong = row.normalise();
                 if wrong.is_empty() {
@@ -220,18 +255,20 @@ fn read_rows(values: Vec<Value>) -> (Vec<NewContact>, Vec<RowError>) {
 /// How many unknown fields of rows one answer names.
 const UNKNOWN_FIELDS_MAX: usize = 20;
 
-fn read_row(value: Value, unknown: &mut BTreeSet<String>) -> Result<NewContact, FieldError> {
-    if !value.is_object() {
+fn read_row(row: &RawValue, unknown: &mut BTreeSet<String>) -> Result<NewContact, FieldError> {
+    if !row.get().starts_with('{') {
         return Err(FieldError::new("contact", "must be an object"));
     }
+    let value: Value =
+        serde_json::from_str(row.get()).map_err(|error| FieldError::new("contact", reason_of(error)))?;
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     serde_ignored::deserialize(tracked, |path| {
         if unknown.len() < UNKNOWN_FIELDS_MAX {
-            unknown.insert(field_name(&path));
+            unknown.insert(unknown_name(&path));
         }
     })
-    .map_err(|error| FieldError::new(track.path().to_string(), cut(error.to_string())))
+    .map_err(|error| FieldError::new(track.path().to_string(), reason_of(error)))
 }
 
 /// An address that no mail can reach has a code of its own, which wins over what else is wrong.

@@ -9,6 +9,7 @@ use shared::{
     Tx,
     db::{campaigns, contacts, discovery_jobs as db},
     domain::{
+        campaign::CampaignStatus,
         contact::Contact,
         discovery::{Criteria, DiscoveryJob, DiscoveryStatus},
     },
@@ -23,6 +24,7 @@ use crate::{
     envelope::{Data, List},
     error::{ApiError, Code},
     extract::{Body, DiscoveryJobId, PagingParams, Query},
+    operation::Deadline,
     wait,
 };
 
@@ -98,6 +100,7 @@ pub struct SearchResult {
 pub async fn search(
     State(app): State<App>,
     caller: Caller,
+    deadline: Deadline,
     Body(search): Body<Search>,
 ) -> Result<Data<SearchResult>, ApiError> {
     let (campaign_id, enrich_emails) = (search.campaign_id, search.enrich_emails);
@@ -109,14 +112,13 @@ pub async fn search(
     let metadata = json!({"campaign_id": campaign_id, "criteria": criteria, "enrich_emails": enrich_emails});
     caller.audit(&mut tx, "discover_contacts", "discovery_job", Some(job.id), metadata).await?;
     tx.commit().await?;
-    let ended = wait::until(SEARCH_DEADLINE, || find_ended(&app, caller.account_id, job.id)).await?;
-    let Some(job) = ended else { return Ok(Data::ok(SearchResult::partial(job.id))) };
-    if job.status == DiscoveryStatus::Failed {
-        return Err(ApiError::new(Code::DiscoveryFailed));
+    let end = deadline.wait_end(SEARCH_DEADLINE);
+    let look = || find_ended(&app, caller.account_id, job.id);
+    match wait::until(&app.shutdown, end, look).await {
+        None => Ok(Data::ok(SearchResult::partial(job.id))),
+        Some((job, _)) if job.status == DiscoveryStatus::Failed => Err(ApiError::new(Code::DiscoveryFailed)),
+        Some((job, contacts)) => Ok(Data::ok(SearchResult::of(job, contacts))),
     }
-    let mut conn = app.connection().await?;
-    let contacts = contacts::get_many(&mut conn, caller.account_id, &job.contact_ids).await?;
-    Ok(Data::ok(SearchResult::of(job, contacts)))
 }
 
 impl Search {
@@ -149,17 +151,30 @@ impl SearchResult {
     }
 }
 
-/// A search for a campaign that is not there would lose what it finds.
+/// A search for a campaign that is not there, or takes no contacts any more, would lose what it finds.
 async fn check_campaign(tx: &mut Tx, account_id: Uuid, campaign_id: Option<Uuid>) -> Result<(), ApiError> {
     let Some(id) = campaign_id else { return Ok(()) };
     let campaign = campaigns::find(tx, account_id, id).await?;
-    campaign.map(drop).ok_or_else(|| ApiError::new(Code::CampaignNotFound))
+    let campaign = campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
+    if campaign.status == CampaignStatus::Completed {
+        return Err(ApiError::new(Code::Conflict).saying("a campaign that is completed takes no contacts"));
+    }
+    Ok(())
 }
 
-async fn find_ended(app: &App, account_id: Uuid, job_id: Uuid) -> Result<Option<DiscoveryJob>, ApiError> {
+/// The job and what it found, once it has ended.
+async fn find_ended(
+    app: &App,
+    account_id: Uuid,
+    job_id: Uuid,
+) -> Result<Option<(DiscoveryJob, Vec<Contact>)>, sqlx::Error> {
     let mut conn = app.connection().await?;
     let job = db::find(&mut conn, account_id, job_id).await?;
-    Ok(job.filter(|job| matches!(job.status, DiscoveryStatus::Completed | DiscoveryStatus::Failed)))
+    let ended =
+        |job: &DiscoveryJob| matches!(job.status, DiscoveryStatus::Completed | DiscoveryStatus::Failed);
+    let Some(job) = job.filter(ended) else { return Ok(None) };
+    let contacts = contacts::get_many(&mut conn, account_id, &job.contact_ids).await?;
+    Ok(Some((job, contacts)))
 }
 
 /// List discovery jobs

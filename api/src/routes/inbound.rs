@@ -1,6 +1,6 @@
 //! Mail that a mail server or provider hands in.
 
-use axum::{extract::State, http::HeaderMap};
+use axum::{Extension, body::Body, extract::State, http::HeaderMap};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use sha2::Sha256;
@@ -20,7 +20,8 @@ use crate::{
     app::App,
     envelope::Data,
     error::{ApiError, Code},
-    extract::Raw,
+    extract::read_charged,
+    operation::BodyLimit,
 };
 
 /// How far a signature's timestamp may be from the present, in seconds.
@@ -70,12 +71,18 @@ impl From<InboundOutcome> for Received {
 pub async fn email(
     State(app): State<App>,
     headers: HeaderMap,
-    Raw(raw): Raw,
+    Extension(limit): Extension<BodyLimit>,
+    body: Body,
 ) -> Result<Data<Received>, ApiError> {
     let signature = Signature::of(&app, &headers)?;
     let mut conn = app.connection().await?;
     let mailboxes = channel_accounts::list_for_inbound(&mut conn, signature.mailbox).await?;
     drop(conn);
+    if mailboxes.is_empty() {
+        return Err(ApiError::new(Code::SignatureInvalid));
+    }
+    // Anybody can get this far: the body may be read, but only its last byte shows whether the signature is right.
+    let (raw, _memory) = read_charged(body, limit, &app.mail_memory).await?;
     let mailbox = mailboxes.into_iter().find(|mailbox| signature.is_of(&app, mailbox, &raw));
     let mailbox = mailbox.ok_or_else(|| ApiError::new(Code::SignatureInvalid))?;
     let parsed = tokio::task::spawn_blocking({

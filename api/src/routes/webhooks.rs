@@ -31,6 +31,7 @@ use crate::{
     envelope::{Data, List},
     error::{ApiError, Code},
     extract::{Body, NoFilter, PagingParams, Query, WebhookId},
+    operation::Deadline,
     samples, wait,
 };
 
@@ -216,6 +217,7 @@ pub async fn test(
     State(app): State<App>,
     caller: Caller,
     WebhookId(id): WebhookId,
+    deadline: Deadline,
     Body(test): Body<TestWebhook>,
 ) -> Result<Data<TestOutcome>, ApiError> {
     let asked = test.kind()?;
@@ -229,8 +231,8 @@ pub async fn test(
     let event_id = outbox::append(&mut tx, &[event]).await?.pop().unwrap_or_default();
     caller.audit(&mut tx, "test_webhook", "webhook", Some(id), json!({"event": kind})).await?;
     tx.commit().await?;
-    let attempted =
-        wait::until(TEST_DEADLINE, || find_attempted(&app, caller.account_id, id, event_id)).await?;
+    let look = || find_attempted(&app, caller.account_id, id, event_id);
+    let attempted = wait::until(&app.shutdown, deadline.wait_end(TEST_DEADLINE), look).await;
     let delivery = attempted.ok_or_else(|| {
         ApiError::new(Code::Timeout)
             .saying("the delivery was not attempted in time; GET its deliveries later")
@@ -279,7 +281,7 @@ async fn find_attempted(
     account_id: Uuid,
     endpoint_id: Uuid,
     event_id: Uuid,
-) -> Result<Option<Delivery>, ApiError> {
+) -> Result<Option<Delivery>, sqlx::Error> {
     let mut conn = app.connection().await?;
     let delivery = deliveries::find_of_event(&mut conn, account_id, endpoint_id, event_id).await?;
     Ok(delivery

@@ -74,19 +74,27 @@ async fn impossible_fields_are_all_named_and_nothing_is_stored() {
     let app = TestApp::start().await;
     let body = json!({
         "name": "", "objective_type": "Not A Slug", "radius_miles": 0, "max_results": 1001, "latitude": 91,
-        "outreach_channels": [], "followup_days": [7, 3], "daily_cap": 0, "status": "paused",
+        "outreach_channels": [], "followup_days": [7, 3], "daily_cap": 0,
         "send_window": {"timezone": "Mars", "days": ["mon"], "from": "09:00", "to": "08:00"}
     });
     let (status, body) = app.post("/campaigns", body).await;
     insta::assert_json_snapshot!("campaigns.create.invalid", scrubbed(&body));
     let fields = failed((status, body), 422, "SERVER_005");
-    for field in
-        ["name", "objective_type", "radius_miles", "max_results", "latitude", "followup_days", "status"]
-    {
+    for field in ["name", "objective_type", "radius_miles", "max_results", "latitude", "followup_days"] {
         assert!(fields.iter().any(|found| found == field), "{field} in {fields:?}");
     }
     assert_eq!(app.count("select count(*) from campaigns").await, 0);
     assert_eq!(app.audited().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn no_campaign_begins_at_its_end() {
+    let app = TestApp::start().await;
+    for status in ["paused", "completed", "deleted"] {
+        let body = json!({"name": "", "objective_type": "sales", "status": status});
+        assert_eq!(failed(app.post("/campaigns", body).await, 400, "CAMP_008"), ["name", "status"]);
+    }
+    assert_eq!(app.count("select count(*) from campaigns").await, 0);
 }
 
 #[tokio::test]
@@ -194,4 +202,19 @@ async fn streams_are_counted_and_end_with_the_server() {
     for mut stream in open {
         assert!(next_event(&mut stream).await.is_none());
     }
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_key_that_opened_it() {
+    let app = TestApp::start().await;
+    let campaign = app.campaign().await;
+    let reader = app.key_with(&["read"]).await;
+    let path = format!("/campaigns/{}/progress", id_of(&campaign));
+    let mut stream = app.request_as(&reader, Method::GET, &path).send().await.unwrap().bytes_stream();
+    next_event(&mut stream).await.unwrap();
+    sqlx::query("update api_keys set revoked_at = now() where name = 'test'")
+        .execute(app.database.pool())
+        .await
+        .unwrap();
+    assert!(next_event(&mut stream).await.is_none());
 }

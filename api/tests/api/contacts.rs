@@ -28,6 +28,8 @@ async fn a_wrong_address_has_its_own_code() {
     let (status, body) = app.post("/contacts", json!({"email": "nobody", "latitude": 100})).await;
     insta::assert_json_snapshot!("contacts.create.invalid", scrubbed(&body));
     assert_eq!(failed((status, body), 400, "CONTACT_003"), ["email", "latitude"]);
+    let blank = json!({"email": " ", "instagram_handle": "alex"});
+    assert_eq!(failed(app.post("/contacts", blank).await, 400, "CONTACT_003"), ["email"]);
     failed(app.post("/contacts", json!({"first_name": "Alex"})).await, 422, "SERVER_005");
     failed(app.post("/contacts", json!({"email": 5})).await, 400, "SERVER_002");
     assert_eq!(app.count("select count(*) from contacts").await, 0);
@@ -92,4 +94,46 @@ async fn an_import_of_nothing_of_too_much_or_for_nobody_is_refused() {
     body["campaign_id"] = json!(uuid::Uuid::now_v7());
     failed(app.post("/contacts/bulk-import", body).await, 404, "CAMP_001");
     assert_eq!(app.count("select count(*) from contacts").await, 0);
+}
+
+#[tokio::test]
+async fn a_row_with_nul_fails_alone() {
+    let app = TestApp::start().await;
+    let rows = json!({"contacts": [
+        {"email": "a@example.com", "first_name": "A\u{0}"},
+        {"email": "b@example.com", "custom": {"k\u{0}": 1}},
+        {"email": "c@example.com"},
+    ]});
+    let imported = created(app.post("/contacts/bulk-import", rows).await);
+    assert_eq!((&imported["imported"], &imported["failed"]), (&json!(1), &json!(2)));
+    let wrong: Vec<_> = imported["errors"].as_array().unwrap().iter().map(|error| &error["field"]).collect();
+    assert_eq!(wrong, [&json!("first_name"), &json!("custom")]);
+}
+
+#[tokio::test]
+async fn a_body_of_too_many_values_is_too_large() {
+    let app = TestApp::start().await;
+    let rows = format!(r#"{{"contacts": [{}{{}}]}}"#, r#"{"":0},"#.repeat(60_000));
+    for path in ["/contacts/bulk-import", "/campaigns"] {
+        let request = app.request(reqwest::Method::POST, path).body(rows.clone());
+        failed(crate::app::answer(request).await, 413, "SERVER_010");
+    }
+    let rows = format!(r#"{{"contacts": [{}{{}}]}}"#, r#"{"":0},"#.repeat(600));
+    let request = app.request(reqwest::Method::POST, "/contacts/bulk-import").body(rows);
+    assert_eq!(failed(crate::app::answer(request).await, 422, "SERVER_005"), ["contacts"]);
+}
+
+#[tokio::test]
+async fn a_campaign_that_has_ended_takes_no_contacts() {
+    let app = TestApp::start().await;
+    let campaign = app.campaign().await;
+    sqlx::query("update campaigns set status = 'completed', completed_at = now()")
+        .execute(app.database.pool())
+        .await
+        .unwrap();
+    let import = json!({"contacts": [{"email": "a@example.com"}], "campaign_id": campaign["id"]});
+    failed(app.post("/contacts/bulk-import", import).await, 409, "SERVER_016");
+    let search = json!({"keywords": ["bar"], "location": "Brooklyn, NY", "campaign_id": campaign["id"]});
+    failed(app.post("/discovery/search", search).await, 409, "SERVER_016");
+    assert_eq!(app.count("select count(*) from discovery_jobs").await, 0);
 }

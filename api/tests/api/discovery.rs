@@ -56,6 +56,19 @@ async fn a_search_answers_with_what_the_worker_found() {
 }
 
 #[tokio::test]
+async fn a_search_answers_with_its_job_when_the_server_stops() {
+    let app = TestApp::start().await;
+    let stop = async {
+        let id = queued(&app).await;
+        app.begin_stop();
+        id
+    };
+    let (answered, job_id) = tokio::join!(app.post("/discovery/search", search()), stop);
+    let result = ok(answered);
+    assert_eq!((&result["partial"], &result["job_id"]), (&json!(true), &json!(job_id)));
+}
+
+#[tokio::test]
 async fn a_search_that_fails_says_so() {
     let app = TestApp::start().await;
     let worker = async {

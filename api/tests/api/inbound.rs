@@ -1,10 +1,18 @@
 //! Mail that is handed in.
 
+use std::time::Duration;
+
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::{Method, RequestBuilder};
+use serde_json::json;
 use sha2::Sha256;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::app::{INBOUND_SECRET, MAILBOX, TestApp, answer, failed, ok, scrubbed};
+use crate::app::{INBOUND_SECRET, MAILBOX, TestApp, answer, created, failed, ok, scrubbed};
 
 const MAIL: &str = "From: Alex <alex@example.com>\r\nTo: iris@mail.example.com\r\nSubject: hello\r\n\
                     Message-ID: <1@example.com>\r\nDate: Wed, 29 Apr 2026 12:00:00 +0000\r\n\r\nhello there\r\n";
@@ -74,4 +82,44 @@ async fn what_is_no_mail_is_refused() {
     failed(hand_in(&app, "").await, 400, "HOOK_003");
     failed(hand_in(&app, "no headers at all").await, 400, "HOOK_003");
     assert_eq!(app.count("select count(*) from inbound_emails").await, 0);
+}
+
+/// Announces the largest mail, sends none of it, and returns the first bytes of the answer.
+async fn announce(app: &TestApp, mailbox: &str) -> (TcpStream, String) {
+    let mut connection = TcpStream::connect(app.url.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = format!(
+        "POST /inbound/email HTTP/1.1\r\nhost: iris\r\ncontent-length: {}\r\nexpect: 100-continue\r\n\
+         x-iris-mailbox: {mailbox}\r\nx-iris-timestamp: {}\r\nx-iris-signature: {}\r\n\r\n",
+        30 * 1024 * 1024,
+        app.clock.now().timestamp(),
+        "00".repeat(32)
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    connection.read_exact(&mut status).await.unwrap();
+    (connection, String::from_utf8(status.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn who_announces_mail_and_sends_none_keeps_nobody_with_a_key_from_writing() {
+    let app = TestApp::start().await;
+    ok(hand_in(&app, MAIL).await);
+    let checks = async {
+        assert_eq!(
+            announce(&app, "nobody@example.com").await.1,
+            "HTTP/1.1 400",
+            "it is refused before its body"
+        );
+        let mut silent = Vec::new();
+        for _ in 0..64 {
+            let (connection, status) = announce(&app, MAILBOX).await;
+            assert_eq!(status, "HTTP/1.1 100");
+            silent.push(connection);
+        }
+        created(app.post("/campaigns", json!({"name": "a", "objective_type": "sales"})).await);
+        failed(hand_in(&app, MAIL).await, 503, "SERVER_009");
+        drop(silent);
+        while hand_in(&app, MAIL).await.0 != 200 {}
+    };
+    timeout(Duration::from_secs(25), checks).await.unwrap();
 }

@@ -65,6 +65,12 @@ async fn sending_without_approval_needs_the_scope_to_send() {
     let sender = app.key_with(&["write", "send"]).await;
     let campaign = created(answer(create(&sender)).await);
     assert_eq!(campaign["approval"], "auto");
+
+    let path = format!("/campaigns/{}", app.campaign().await["id"].as_str().unwrap());
+    let change = |key: &str| app.request_as(key, Method::PATCH, &path).json(&json!({"approval": "auto"}));
+    failed(answer(change(&writer)).await, 403, "APIKEY_004");
+    assert_eq!(ok(app.get(&path).await)["approval"], "manual");
+    assert_eq!(ok(answer(change(&sender)).await)["approval"], "auto");
 }
 
 #[tokio::test]

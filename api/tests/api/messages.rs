@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::app::{TestApp, created, failed, ok, scrubbed};
 
 /// An active campaign whose first messages are drafted, and those drafts, oldest first.
-async fn drafted(app: &TestApp, contacts: usize) -> Vec<Value> {
+pub async fn drafted(app: &TestApp, contacts: usize) -> Vec<Value> {
     let campaign = app.campaign().await;
     let rows: Vec<Value> =
         (0..contacts).map(|n| json!({"email": format!("c{n}@example.com"), "first_name": "Alex"})).collect();
@@ -142,29 +142,90 @@ async fn channels_can_be_used_once_connected() {
     insta::assert_json_snapshot!("channels.availability", scrubbed(&body));
 }
 
+/// A direct message into the conversation of a draft.
+fn direct_to(draft: &Value) -> Value {
+    json!({
+        "channel": "email",
+        "conversation_id": draft["conversation_id"],
+        "recipient_id": draft["contact_id"],
+        "subject": "quick question about djing at {{venue}}",
+        "content": "hi {{first_name}}, ...",
+        "variables": {"first_name": "Alex", "venue": "The Bell House"}
+    })
+}
+
+/// What a worker does with a message that is to be sent at once, as far as the database shows it.
+async fn deliver(app: &TestApp) {
+    loop {
+        let sent = sqlx::query(
+            "update messages set status = 'sent', sending_at = now(), sent_at = now() where status = 'approved'",
+        );
+        if sent.execute(app.database.pool()).await.unwrap().rows_affected() == 1 {
+            break;
+        }
+    }
+}
+
+async fn wait_for_approved(app: &TestApp) {
+    while app.count("select count(*) from messages where status = 'approved'").await == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn run_all(app: &TestApp, statements: &[&'static str]) {
+    let mut tx = app.database.begin().await.unwrap();
+    for statement in statements {
+        sqlx::query(*statement).execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stored_message_is_answered_though_the_database_fails_while_it_is_sent() {
+    let app = TestApp::start().await;
+    let drafts = drafted(&app, 1).await;
+    let worker = async {
+        wait_for_approved(&app).await;
+        // From now on every look at the message fails, and is counted: a sequence is not rolled back.
+        run_all(
+            &app,
+            &[
+                "create sequence looks",
+                "create function fail() returns boolean language plpgsql as
+                    $$ begin perform nextval('looks'); raise exception 'the database is away'; end $$",
+                "alter table messages rename to kept_messages",
+                "create view messages as select * from kept_messages where fail()",
+            ],
+        )
+        .await;
+        while app.count("select count(*) from looks where is_called").await == 0 {
+            tokio::task::yield_now().await;
+        }
+        run_all(&app, &["drop view messages", "alter table kept_messages rename to messages"]).await;
+        deliver(&app).await;
+    };
+    let (answered, ()) = tokio::join!(app.post("/channels/send", direct_to(&drafts[0])), worker);
+    assert_eq!(created(answered)["status"], "sent");
+}
+
+#[tokio::test]
+async fn a_stored_message_is_answered_when_the_server_stops() {
+    let app = TestApp::start().await;
+    let drafts = drafted(&app, 1).await;
+    let stop = async {
+        wait_for_approved(&app).await;
+        app.begin_stop();
+    };
+    let (answered, ()) = tokio::join!(app.post("/channels/send", direct_to(&drafts[0])), stop);
+    assert_eq!(created(answered)["status"], "approved");
+}
+
 #[tokio::test]
 async fn a_direct_message_answers_with_what_became_of_it() {
     let app = TestApp::start().await;
     let drafts = drafted(&app, 1).await;
-    let mut direct = json!({
-        "channel": "email",
-        "conversation_id": drafts[0]["conversation_id"],
-        "recipient_id": drafts[0]["contact_id"],
-        "subject": "quick question about djing at {{venue}}",
-        "content": "hi {{first_name}}, ...",
-        "variables": {"first_name": "Alex", "venue": "The Bell House"}
-    });
-    let worker = async {
-        loop {
-            let sent = sqlx::query(
-                "update messages set status = 'sent', sending_at = now(), sent_at = now() where status = 'approved'",
-            );
-            if sent.execute(app.database.pool()).await.unwrap().rows_affected() == 1 {
-                break;
-            }
-        }
-    };
-    let (answered, ()) = tokio::join!(app.post("/channels/send", direct.clone()), worker);
+    let mut direct = direct_to(&drafts[0]);
+    let (answered, ()) = tokio::join!(app.post("/channels/send", direct.clone()), deliver(&app));
     let message = created(answered);
     assert_eq!((&message["status"], &message["direction"]), (&json!("sent"), &json!("outbound")));
     assert_eq!(message["subject"], "quick question about djing at The Bell House");

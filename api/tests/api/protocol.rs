@@ -2,12 +2,16 @@
 
 use reqwest::{Method, header::ALLOW};
 use serde_json::{Value, json};
+use shared::{domain::discovery::Criteria, engine::discovery::start_job};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::app::{TestApp, answer, created, failed, ok, read, scrubbed};
+use crate::{
+    app::{TestApp, answer, created, failed, ok, read, scrubbed},
+    messages::drafted,
+};
 
 #[tokio::test]
 async fn every_response_has_its_id_and_the_security_headers() {
@@ -139,36 +143,104 @@ async fn lists_are_walked_by_cursor_and_by_page() {
     assert_eq!(last["meta"].get("total"), None);
 }
 
+/// One of everything that an account has, by the path of its operations.
+struct Owned {
+    campaign: String,
+    contact: String,
+    conversation: String,
+    drafts: Vec<String>,
+    job: String,
+    webhook: String,
+    key: String,
+}
+
+impl Owned {
+    async fn by(app: &TestApp) -> Self {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let drafts = drafted(app, 3).await;
+        let campaign = text(&drafts[0]["campaign_id"]);
+        let mut tx = app.database.begin().await.unwrap();
+        let criteria: Criteria = serde_json::from_value(json!({
+            "keywords": ["bar"], "venue_types": [], "location": "Brooklyn, NY", "radius_miles": 10.0, "max_results": 5
+        }))
+        .unwrap();
+        let campaign_id = campaign.parse().unwrap();
+        let job = start_job(&mut tx, app.account_id, Some(campaign_id), &criteria, 0).await.unwrap();
+        tx.commit().await.unwrap();
+        let hook = json!({"url": "https://example.com/", "events": ["message.sent"]});
+        let webhook = created(app.post("/webhooks", hook).await);
+        let key = created(app.post("/keys", json!({"name": "one more", "scopes": ["read"]})).await);
+        Self {
+            campaign,
+            contact: text(&drafts[0]["contact_id"]),
+            conversation: text(&drafts[0]["conversation_id"]),
+            drafts: drafts.iter().map(|draft| text(&draft["id"])).collect(),
+            job: job.id.to_string(),
+            webhook: text(&webhook["id"]),
+            key: text(&key["id"]),
+        }
+    }
+
+    /// Every operation on one of them, with its body and the code of its absence; what ends them comes last.
+    fn operations(&self) -> Vec<(Method, String, Value, &'static str)> {
+        let Self { campaign, contact, conversation, drafts, job, webhook, key } = self;
+        let none = json!({});
+        let get = |path: String, code| (Method::GET, path, json!({}), code);
+        let import = json!({"contacts": [{"email": "z@example.com"}], "campaign_id": campaign});
+        vec![
+            get(format!("/campaigns/{campaign}"), "CAMP_001"),
+            get(format!("/contacts/{contact}"), "CONTACT_001"),
+            get(format!("/conversations/{conversation}"), "CONVERSATION_001"),
+            get(format!("/conversations/{conversation}/messages"), "CONVERSATION_001"),
+            get(format!("/discovery/jobs/{job}"), "DISCOVERY_002"),
+            get(format!("/webhooks/{webhook}"), "WEBHOOK_001"),
+            get(format!("/webhooks/{webhook}/deliveries"), "WEBHOOK_001"),
+            (Method::PATCH, format!("/campaigns/{campaign}"), json!({"name": "theirs"}), "CAMP_001"),
+            (Method::POST, "/contacts/bulk-import".into(), import, "CAMP_001"),
+            (Method::POST, format!("/messages/{}/approve", drafts[0]), none.clone(), "MESSAGE_005"),
+            (Method::POST, format!("/messages/{}/reject", drafts[1]), none.clone(), "MESSAGE_005"),
+            (Method::PATCH, format!("/webhooks/{webhook}"), json!({"enabled": false}), "WEBHOOK_001"),
+            (Method::DELETE, format!("/webhooks/{webhook}"), none.clone(), "WEBHOOK_001"),
+            (Method::DELETE, format!("/keys/{key}"), none.clone(), "APIKEY_006"),
+            (Method::DELETE, format!("/campaigns/{campaign}"), none, "CAMP_001"),
+        ]
+    }
+}
+
 #[tokio::test]
 async fn nothing_of_one_account_is_there_for_another() {
     let app = TestApp::start().await;
+    let owned = Owned::by(&app).await;
     let stranger = app.stranger().await;
-    let campaign = app.campaign().await["id"].as_str().unwrap().to_owned();
-    let contact = created(app.post("/contacts", json!({"email": "alex@example.com"})).await);
-    let contact = contact["id"].as_str().unwrap().to_owned();
-    let hook = json!({"url": "https://example.com/", "events": ["message.sent"]});
-    let webhook = created(app.post("/webhooks", hook).await)["id"].as_str().unwrap().to_owned();
-    for (method, path, code) in [
-        (Method::GET, format!("/campaigns/{campaign}"), "CAMP_001"),
-        (Method::PATCH, format!("/campaigns/{campaign}"), "CAMP_001"),
-        (Method::DELETE, format!("/campaigns/{campaign}"), "CAMP_001"),
-        (Method::GET, format!("/campaigns/{campaign}/progress"), "CAMP_001"),
-        (Method::GET, format!("/contacts/{contact}"), "CONTACT_001"),
-        (Method::GET, format!("/conversations/{campaign}"), "CONVERSATION_001"),
-        (Method::GET, format!("/conversations/{campaign}/messages"), "CONVERSATION_001"),
-        (Method::POST, format!("/messages/{campaign}/approve"), "MESSAGE_005"),
-        (Method::POST, format!("/messages/{campaign}/reject"), "MESSAGE_005"),
-        (Method::GET, format!("/discovery/jobs/{campaign}"), "DISCOVERY_002"),
-        (Method::GET, format!("/webhooks/{webhook}"), "WEBHOOK_001"),
-        (Method::PATCH, format!("/webhooks/{webhook}"), "WEBHOOK_001"),
-        (Method::DELETE, format!("/webhooks/{webhook}"), "WEBHOOK_001"),
-        (Method::POST, format!("/webhooks/{webhook}/test"), "WEBHOOK_001"),
-        (Method::GET, format!("/webhooks/{webhook}/deliveries"), "WEBHOOK_001"),
-    ] {
-        failed(answer(app.request_as(&stranger, method, &path)).await, 404, code);
+    let as_stranger = async |method: Method, path: &str, body: &Value| {
+        answer(app.request_as(&stranger, method, path).json(body)).await
+    };
+    let lists =
+        ["/campaigns", "/contacts", "/webhooks", "/messages/pending", "/conversations", "/discovery/jobs"];
+    for path in lists {
+        assert_ne!(ok(app.get(path).await), json!([]), "{path}");
+        assert_eq!(ok(as_stranger(Method::GET, path, &json!({})).await), json!([]), "{path}");
     }
-    for path in ["/campaigns", "/contacts", "/webhooks", "/messages/pending", "/conversations"] {
-        assert_eq!(ok(answer(app.request_as(&stranger, Method::GET, path)).await), json!([]), "{path}");
+    // What the owner would have to wait for.
+    let progress = format!("/campaigns/{}/progress", owned.campaign);
+    assert_eq!(app.request(Method::GET, &progress).send().await.unwrap().status(), 200);
+    failed(as_stranger(Method::GET, &progress, &json!({})).await, 404, "CAMP_001");
+    let test = format!("/webhooks/{}/test", owned.webhook);
+    failed(as_stranger(Method::POST, &test, &json!({})).await, 404, "WEBHOOK_001");
+    let search = json!({"keywords": ["bar"], "location": "Brooklyn, NY", "campaign_id": owned.campaign});
+    failed(as_stranger(Method::POST, "/discovery/search", &search).await, 404, "CAMP_001");
+    let send = json!({"channel": "email", "conversation_id": owned.conversation, "recipient_id": owned.contact,
+        "content": "hello"});
+    failed(as_stranger(Method::POST, "/channels/send", &send).await, 404, "CONVERSATION_001");
+    let bulk = json!({"action": "approve", "ids": [owned.drafts[2]]});
+    let outcome = ok(as_stranger(Method::POST, "/messages/bulk", &bulk).await);
+    assert_eq!(outcome["results"][0]["error"]["code"], "MESSAGE_005");
+    assert_eq!(ok(app.post("/messages/bulk", bulk).await)["succeeded"], 1);
+    for (method, path, body, code) in owned.operations() {
+        failed(as_stranger(method.clone(), &path, &body).await, 404, code);
+        // Its owner finds it as it was, so that it was not its absence that hid it.
+        let (status, body) = answer(app.request(method, &path).json(&body)).await;
+        assert!([200, 201].contains(&status), "{path}: {body}");
     }
 }
 
@@ -185,6 +257,23 @@ async fn the_served_document_has_every_operation() {
         assert!(operation["responses"][status].is_object(), "{status}");
     }
     assert!(document["components"]["securitySchemes"]["api_key"].is_object());
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                // OpenAPI 3.1 requires a description.
+                let description = response["description"].as_str().unwrap_or_default();
+                assert!(!description.is_empty(), "{method} {path} {status}");
+                let mut codes: Vec<_> = description.split("; ").collect();
+                codes.dedup();
+                assert_eq!(codes.join("; "), description, "{method} {path} {status}");
+            }
+        }
+    }
+    let has = |path: &str, status: &str| document["paths"][path]["post"]["responses"].get(status).is_some();
+    for path in ["/contacts", "/contacts/bulk-import", "/discovery/search"] {
+        assert!(has(path, "409"), "{path}");
+    }
+    assert!(!has("/webhooks/{id}/test", "409") && !has("/inbound/email", "422"), "never answered");
 }
 
 #[tokio::test]
