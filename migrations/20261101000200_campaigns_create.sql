@@ -116,6 +116,8 @@ create table enrolments (
     foreign key (account_id, campaign_id) references campaigns (account_id, id),
     foreign key (account_id, contact_id) references contacts (account_id, id),
     constraint enrolments_status check (status in ('listed', 'active', 'stopped', 'finished')),
+    constraint enrolments_channel check (channel is null or channel in ('email', 'instagram', 'twitter')),
+    constraint enrolments_active check (status <> 'active' or (conversation_id is not null and channel is not null)),
     constraint enrolments_stop check ((status = 'stopped') = (stop_reason is not null)),
     constraint enrolments_stop_reason check (stop_reason is null or stop_reason in
         ('replied', 'bounced', 'opted_out', 'suppressed', 'failed', 'no_channel', 'campaign_deleted', 'contact_deleted'))
@@ -162,6 +164,7 @@ create table messages (
     opened_at timestamptz,
     primary key (account_id, id),
     foreign key (account_id, conversation_id) references conversations (account_id, id),
+    constraint messages_channel check (channel in ('email', 'instagram', 'twitter')),
     constraint messages_direction check (direction in ('inbound', 'outbound')),
     constraint messages_status check (status in ('drafting', 'pending', 'approved', 'scheduled', 'sending', 'sent',
         'delivered', 'opened', 'replied', 'bounced', 'failed', 'unknown', 'rejected', 'cancelled', 'received')),

@@ -33,11 +33,6 @@ impl Clock {
     pub const fn day(&self) -> Duration {
         self.day
     }
-
-    /// A number of days.
-    pub fn days(&self, days: u32) -> Duration {
-        self.day.saturating_mul(days)
-    }
 }
 
 /// ISO 8601 in UTC with milliseconds and Z, as every time in the API and in webhooks is written.

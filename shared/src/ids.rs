@@ -15,11 +15,6 @@ pub fn event_id(id: Uuid) -> String {
     format!("evt_{}", id.simple())
 }
 
-/// The event that an outside id names.
-pub fn parse_event_id(id: &str) -> Option<Uuid> {
-    id.strip_prefix("evt_").filter(|hex| hex.len() == 32).and_then(|hex| Uuid::parse_str(hex).ok())
-}
-
 /// A request's id: `req_` and hex.
 pub fn request_id() -> String {
     format!("req_{}", Uuid::new_v4().simple())

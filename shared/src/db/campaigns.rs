@@ -1,4 +1,5 @@
-//! Campaigns. A deleted one is found by nothing here but [`lock`]'s callers, who see its status.
+//! Campaigns. A deleted one is found by nothing here but [`progress`] and [`followup_days`], for the messages that were on
+//! the way when it was deleted.
 
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;

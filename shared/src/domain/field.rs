@@ -79,7 +79,7 @@ impl Checks {
         }
     }
 
-    /// A latitude and a longitude in degrees: both or none.
+    /// A latitude and a longitude in degrees, each where it is given: a change may carry one of them alone.
     pub fn position(&mut self, latitude: Option<f64>, longitude: Option<f64>) {
         if let Some(latitude) = latitude {
             self.require((-90.0..=90.0).contains(&latitude), "latitude", "must be between -90 and 90");

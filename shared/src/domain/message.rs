@@ -69,11 +69,6 @@ text_enum! {
 }
 
 impl MessageStatus {
-    /// Whether it may still be sent by itself or after approval.
-    pub const fn is_open(self) -> bool {
-        matches!(self, Self::Drafting | Self::Pending | Self::Approved | Self::Scheduled)
-    }
-
     /// Whether it is approved and not yet on the way.
     pub const fn is_approved(self) -> bool {
         matches!(self, Self::Approved | Self::Scheduled)

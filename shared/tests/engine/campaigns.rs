@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use serde_json::json;
 use shared::{
     db::{self, page::Page},
@@ -10,6 +15,10 @@ use shared::{
     engine::{self, EngineError},
     events::EventType,
     jobs::{campaign_group, enrolment_group},
+};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
 };
 
 use crate::fixture::{Fixture, campaign, contact};
@@ -361,6 +370,18 @@ async fn lists_go_on_where_they_stopped() {
     assert_eq!(last.rows.len(), 1);
 }
 
+/// Counts the statements that sqlx reports on this thread.
+#[derive(Clone, Default)]
+struct Statements(Arc<AtomicUsize>);
+
+impl<S: tracing::Subscriber> Layer<S> for Statements {
+    fn on_event(&self, event: &tracing::Event<'_>, _ctx: Context<'_, S>) {
+        if event.metadata().target() == "sqlx::query" {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 #[tokio::test]
 async fn five_thousand_contacts_are_activated_by_few_statements() {
     let fixture = Fixture::new().await;
@@ -371,7 +392,13 @@ async fn five_thousand_contacts_are_activated_by_few_statements() {
         engine::contacts::upsert_many(&mut tx, fixture.account_id, &rows, Some(draft.id)).await.unwrap();
         tx.commit().await.unwrap();
     }
+    let statements = Statements::default();
+    let counting = tracing::subscriber::set_default(tracing_subscriber::registry().with(statements.clone()));
     fixture.set_status(draft.id, CampaignStatus::Active).await;
+    drop(counting);
+    // Six for each thousand, and a few for the campaign.
+    let count = statements.0.load(Ordering::Relaxed);
+    assert!((30..60).contains(&count), "{count} statements");
     assert_eq!(fixture.jobs("draft").await.len(), 5000);
     assert_eq!(fixture.events(EventType::ConversationCreated).await.len(), 5000);
     let progress = fixture.progress(draft.id).await;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::domain::{Channel, FieldError, address, field::Checks, send_window::SendWindow};
 
-/// A campaign to be created; absent fields have the contract's defaults. Make one with [`NewCampaign::new`].
+/// A campaign to be created; absent fields have the API's defaults. Make one with [`NewCampaign::new`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewCampaign {
     /// 1 to 200 characters.
@@ -56,7 +56,7 @@ pub struct NewCampaign {
 }
 
 impl NewCampaign {
-    /// A campaign with the contract's defaults.
+    /// A campaign with the API's defaults.
     pub fn new(name: impl Into<String>, objective_type: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -296,8 +296,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_seeds_example_is_valid() {
-        let seed = NewCampaign {
+    fn a_usual_campaign_is_valid() {
+        let usual = NewCampaign {
             location: Some("Brooklyn, NY".into()),
             radius_miles: 10.0,
             venue_types: ["bar", "club", "lounge"].map(Into::into).to_vec(),
@@ -305,7 +305,7 @@ mod tests {
             outreach_channels: vec![Channel::Email, Channel::Instagram, Channel::Twitter],
             ..NewCampaign::new("April DJ outreach - Brooklyn", "venue_dj")
         };
-        assert_eq!(seed.validate(), []);
+        assert_eq!(usual.validate(), []);
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod input;
 
 pub use input::{CampaignPatch, NewCampaign};
 
-/// The longest name in characters (contract, "Campaign").
+/// The longest name in characters.
 pub const NAME_CHARS_MAX: usize = 200;
 /// The longest description, brief, signature or postal address in characters.
 pub const TEXT_CHARS_MAX: usize = 10_000;
@@ -24,9 +24,9 @@ pub const LINE_CHARS_MAX: usize = 200;
 pub const WORDS_MAX: usize = 50;
 /// The longest venue type or keyword in characters.
 pub const WORD_CHARS_MAX: usize = 100;
-/// How many follow-ups a campaign may have (contract, "Campaign").
+/// How many follow-ups a campaign may have.
 pub const FOLLOWUPS_MAX: usize = 6;
-/// The latest day of a follow-up (contract, "Campaign").
+/// The latest day of a follow-up.
 pub const FOLLOWUP_DAY_MAX: i32 = 60;
 
 text_enum! {
@@ -88,7 +88,7 @@ pub enum Refused {
     NotDrawn,
 }
 
-/// What a PATCH from one status to another means (contract, "Campaign"). Deletion is an operation of its own.
+/// What a PATCH from one status to another means. Deletion is an operation of its own.
 pub const fn transition(from: CampaignStatus, to: CampaignStatus) -> Result<Transition, Refused> {
     use CampaignStatus::{Active, Completed, Deleted, Draft, Paused};
     match (from, to) {
