@@ -138,9 +138,13 @@ impl Tx {
     }
 }
 
-async fn answered<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+fn answered<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> impl Future<Output = Result<T, sqlx::Error>> {
     let silent = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
-    tokio::time::timeout(ANSWER_TIMEOUT, work).await.unwrap_or_else(silent)
+    // Boxed, for its state is large and would be copied into that of every caller.
+    let work = tokio::time::timeout(ANSWER_TIMEOUT, Box::pin(work));
+    async move { work.await.unwrap_or_else(silent) }
 }
 
 impl Deref for Tx {

@@ -28,14 +28,13 @@ const DATABASE_DEADLINE: Duration = Duration::from_secs(30);
 pub const JOB_DEADLINE: Duration = Duration::from_secs(180);
 
 /// Runs work under a deadline. Past it the work is dropped, with the transaction it had begun.
-pub async fn within<T, E: From<queue::Error>>(
+pub fn within<T, E: From<queue::Error>>(
     deadline: Duration,
     work: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    match tokio::time::timeout(deadline, work).await {
-        Ok(result) => result,
-        Err(_) => Err(queue::Error::Deadline(deadline).into()),
-    }
+) -> impl Future<Output = Result<T, E>> {
+    // Boxed, for work on the database has a state of many kilobytes, and each layer around it would copy that.
+    let work = tokio::time::timeout(deadline, Box::pin(work));
+    async move { work.await.unwrap_or_else(|_| Err(queue::Error::Deadline(deadline).into())) }
 }
 
 /// Ends a job's transaction: its outcome is recorded in it and it commits. If another run has taken the job over,
