@@ -202,8 +202,9 @@ impl Stack {
     fn spawn(&self, role: &str) -> Child {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(role)).expect("a log");
-        command(&self.environment, &[role])
-            .stdin(Stdio::null())
+        // It ends with the test, however that ends: its stdin does.
+        command(&self.environment, &["--stop-at-eof", role])
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -234,15 +235,18 @@ fn index(role: &str) -> usize {
 }
 
 fn command(environment: &[(String, String)], args: &[&str]) -> Command {
-    let mut command = Command::new(binaries::iris());
+    let mut command = binaries::iris_command();
     command.args(args).envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }
 
 fn start_world(directory: &TempDir, inbound_url: &str) -> (Child, Value) {
     let log = std::fs::File::create(directory.path().join("world.log")).expect("a log");
-    let mut child = Command::new(binaries::world())
+    let mut command = Command::new(binaries::world());
+    binaries::without_settings(&mut command);
+    let mut child = command
         .args([
+            "--stop-at-eof",
             "--smtp",
             "127.0.0.1:0",
             "--http",
@@ -256,7 +260,7 @@ fn start_world(directory: &TempDir, inbound_url: &str) -> (Child, Value) {
         .arg(directory.path())
         .env("IRIS_INBOUND_SECRET", INBOUND_SECRET)
         .env("IRIS_SMTP_FROM", MAILBOX)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()

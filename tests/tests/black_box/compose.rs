@@ -12,6 +12,11 @@ fn settings() -> BTreeSet<String> {
     names.map(ToOwned::to_owned).collect()
 }
 
+/// Those of them that say where things are on one machine: a container has its own.
+fn of_the_machine() -> BTreeSet<String> {
+    ["IRIS_HOME", "IRIS_PG_BIN", "IRIS_WORLD_BIN"].map(ToOwned::to_owned).into()
+}
+
 #[test]
 fn compose_names_services_and_settings_that_exist() {
     let text = fs::read_to_string(tests::repository().join("docker-compose.yml")).unwrap();
@@ -20,11 +25,15 @@ fn compose_names_services_and_settings_that_exist() {
     let services = compose["services"].as_mapping().unwrap();
     let names: BTreeSet<&str> = services.keys().filter_map(Value::as_str).collect();
     assert_eq!(names, ["api", "dispatcher", "migrate", "postgres", "worker"].into());
-    let known = settings();
+    let (known, machine) = (settings(), of_the_machine());
     for (name, service) in services {
         let name = name.as_str().unwrap();
         if name == "postgres" {
             continue;
+        }
+        for setting in known.iter().filter(|setting| !machine.contains(*setting)) {
+            let passed = service["environment"].get(setting.as_str()).is_some();
+            assert!(passed, "{setting} cannot be set for {name}");
         }
         for (setting, _) in service["environment"].as_mapping().unwrap() {
             let setting = setting.as_str().unwrap();
@@ -39,6 +48,7 @@ fn compose_names_services_and_settings_that_exist() {
 #[test]
 fn the_dockerfile_builds_the_binary_and_runs_it_as_nobody_special() {
     let text = fs::read_to_string(tests::repository().join("Dockerfile")).unwrap();
+    let text = text.replace("\\\n", " ");
     let instructions: Vec<(&str, &str)> = text
         .lines()
         .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
@@ -65,10 +75,12 @@ fn the_dockerfile_builds_the_binary_and_runs_it_as_nobody_special() {
     assert_eq!(last("ENTRYPOINT"), Some("[\"iris\"]"));
     assert!(last("USER").is_some_and(|user| user != "root" && user != "0"));
     let settings = settings();
-    for (instruction, rest) in &instructions {
-        if *instruction == "ENV" {
-            let name = rest.split(['=', ' ']).next().unwrap();
-            assert!(settings.contains(name) || !name.starts_with("IRIS_"), "{name} does not exist");
+    let mut set = 0;
+    for (_, rest) in instructions.iter().filter(|(instruction, _)| *instruction == "ENV") {
+        for (name, _) in rest.split_whitespace().filter_map(|word| word.split_once('=')) {
+            assert!(settings.contains(name), "{name} does not exist");
+            set += 1;
         }
     }
+    assert_eq!(set, 2, "both addresses of the container are set");
 }

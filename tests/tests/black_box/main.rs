@@ -5,6 +5,7 @@ mod compose;
 mod configuration;
 mod crash;
 mod demo;
+mod orphans;
 mod quick_example;
 mod race;
 mod readme;

@@ -21,10 +21,11 @@ fn the_tutorial_runs_as_it_is_written() {
     fs::write(directory.path().join("run"), run).unwrap();
     fs::set_permissions(directory.path().join("run"), fs::Permissions::from_mode(0o755)).unwrap();
     let script = format!("set -eu\ntrap 'kill %1 2>/dev/null; wait' EXIT\n{}trap - EXIT\n", commands());
-    let output = Command::new("timeout")
+    let mut command = Command::new("timeout");
+    tests::without_settings(&mut command);
+    let output = command
         .args(["180", "bash", "-mc", &script])
         .current_dir(directory.path())
-        .env_remove("DATABASE_URL")
         .env_remove("IRIS_HOME")
         .env("IRIS_API_ADDR", "127.0.0.1:0")
         .env("IRIS_WORLD_BIN", tests::world())
