@@ -9,7 +9,7 @@ use crate::{Clock, domain::endpoint_url::AllowList, mailbox::MailboxConfig, secr
 /// What every role needs to know.
 #[derive(Debug, Clone, Args)]
 pub struct BaseConfig {
-    /// The PostgreSQL database, as a URL. Without it `iris up` and `iris demo` start a private one in IRIS_HOME.
+    /// The PostgreSQL database, as a URL. Without it every command uses a private one, which it starts in IRIS_HOME.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
 
@@ -17,7 +17,8 @@ pub struct BaseConfig {
     #[arg(long, env = "IRIS_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=500))]
     pub database_connections: u32,
 
-    /// The key that seals stored secrets: 32 bytes in base64.
+    /// The key that seals stored secrets: 32 bytes in base64. With a DATABASE_URL it must be given; without one iris makes
+    /// its own in IRIS_HOME.
     #[arg(long, env = "IRIS_SECRET_KEY", hide_env_values = true)]
     pub secret_key: SecretKey,
 

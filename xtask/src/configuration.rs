@@ -15,6 +15,28 @@ fn sections() -> [(&'static str, Command); 5] {
     ]
 }
 
+/// What is about a machine and not about a role, and so is read from the environment alone: name, default, meaning.
+const OF_THE_MACHINE: [(&str, &str, &str); 3] = [
+    (
+        "IRIS_HOME",
+        "`.iris`",
+        "The directory of what iris keeps when it is given no DATABASE_URL: the private PostgreSQL, the key that seals \
+         secrets, the first API key. A variable only.",
+    ),
+    (
+        "IRIS_PG_BIN",
+        "-",
+        "The directory of the PostgreSQL server's programs, version 15 or newer, that the private database runs. Without it \
+         they are looked for where systems put them. A variable only.",
+    ),
+    (
+        "IRIS_WORLD_BIN",
+        "-",
+        "The program of the simulated outside, for `iris up` and `iris demo`. Without it, `iris-world` beside `iris`. \
+         A variable only.",
+    ),
+];
+
 /// The page.
 pub fn page() -> String {
     let mut page = String::from(
@@ -32,13 +54,16 @@ pub fn page() -> String {
             }
         }
     }
+    for (name, default, help) in OF_THE_MACHINE {
+        let _ = writeln!(page, "| `{name}` | all | {default} | {help} |");
+    }
     page
 }
 
 /// A line of the table; nothing for an argument that is no setting, such as `--help`.
 fn row(role: &str, argument: &Arg) -> Option<String> {
     let name = argument.get_env()?.to_string_lossy().into_owned();
-    let default = if argument.is_required_set() { "required".to_owned() } else { default_of(argument) };
+    let default = default_of(argument);
     let help = argument.get_long_help().or(argument.get_help()).map(ToString::to_string).unwrap_or_default();
     let role = if role == "log" { "all" } else { role };
     let mut row = String::new();
