@@ -39,8 +39,13 @@ pub struct Throwaway {
     guardian: Guardian,
 }
 
-/// Starts a private `PostgreSQL` that ends with this process.
+/// Starts a private `PostgreSQL` that ends with this process, small as tests want it.
 pub fn start_throwaway() -> Result<Throwaway, Error> {
+    start_throwaway_with(&[("shared_buffers", "64MB")])
+}
+
+/// The same with settings on top of the defaults of this crate, as `(name, value)`.
+pub fn start_throwaway_with(config: &[(&str, &str)]) -> Result<Throwaway, Error> {
     let dir = std::env::temp_dir().join(format!("iris-test-{}", random_hex()?));
     fs::create_dir(&dir).map_err(cannot("create", &dir))?;
     set_mode(&dir, 0o700)?;
@@ -49,7 +54,7 @@ pub fn start_throwaway() -> Result<Throwaway, Error> {
     let guardian = Guardian::attach(&home.root, &dir)?;
     let mut settings = Settings::new(&dir);
     settings.binaries = std::env::var_os("IRIS_PG_BIN").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    settings.extra_config.push(("shared_buffers".to_owned(), "64MB".to_owned()));
+    settings.extra_config.extend(config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let server = server::start_in(home, &settings)?;
     Ok(Throwaway { url: server.url(), server: Some(server), guardian })
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use binaries::{Binaries, find_binaries};
 pub use error::Error;
-pub use guardian::{Throwaway, start_throwaway};
+pub use guardian::{Throwaway, start_throwaway, start_throwaway_with};
 pub use server::{Origin, Server, Status, start};
 
 /// The oldest major version of `PostgreSQL` that is accepted.

@@ -1,0 +1,38 @@
+//! The benchmarks. Each starts a PostgreSQL of its own with its default durability, measures, and prints figures beside
+//! the goals that they are held against; nothing fails on a figure, for machines differ. `queue/` measures the durable
+//! queue. Start reading at [`queue::run`].
+
+mod queue;
+mod report;
+mod server;
+
+use clap::{Parser, Subcommand};
+
+/// Measures iris. The figures come as a table, or with --json as one object on the last line.
+#[derive(Debug, Parser)]
+#[command(name = "iris-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The durable queue, beside the plainest queue that the database can have.
+    Queue(queue::Options),
+    /// One worker process of a benchmark; runs until its input ends.
+    #[command(hide = true)]
+    QueueWorker(queue::worker::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Queue(options) => queue::run(options).await,
+            Command::QueueWorker(options) => queue::worker::run(options).await,
+        }
+    })
+}
