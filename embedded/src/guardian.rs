@@ -54,7 +54,9 @@ pub fn start_throwaway_with(config: &[(&str, &str)]) -> Result<Throwaway, Error>
     let guardian = Guardian::attach(&home.root, &dir)?;
     let mut settings = Settings::new(&dir);
     settings.binaries = std::env::var_os("IRIS_PG_BIN").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    settings.extra_config.extend(config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    settings
+        .extra_config
+        .extend(config.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let server = server::start_in(home, &settings)?;
     Ok(Throwaway { url: server.url(), server: Some(server), guardian })
 }
