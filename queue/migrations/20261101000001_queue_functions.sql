@@ -152,12 +152,13 @@ begin
 end
 $$;
 
--- Moves ready jobs to `running` under the lease: from each given lane the first ones, at most its budget. A guarded lane
--- has limits, which are judged here; no two tenants may name the same guarded lane. Raises 'QL001' when the lease has
+-- Moves ready jobs to `running` under the lease: from each given lane the first ones from the place `p_from` on (null: from
+-- its head), at most its budget. A guarded lane has limits, which are judged here; no two tenants may name the same guarded lane. Raises 'QL001' when the lease has
 -- lapsed. Jobs of a cancelled group vanish, jobs of a held one are parked.
-create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_guarded boolean[], p_budgets integer[])
+create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_guarded boolean[], p_budgets integer[],
+    p_from timestamptz[])
 returns table (id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
-    max_attempts integer, payload text, trace text, capped boolean)
+    max_attempts integer, payload text, trace text, capped boolean, rank timestamptz)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set jit = off as $$
 #variable_conflict use_column
@@ -190,10 +191,10 @@ begin
     return query
     with picked as (
         select p.ctid, v.guarded
-        from unnest(p_tenants, p_lanes, p_guarded, v_budgets) as v(tenant, lane, guarded, budget)
+        from unnest(p_tenants, p_lanes, p_guarded, v_budgets, p_from) as v(tenant, lane, guarded, budget, start)
         cross join lateral (
             select r.ctid from queue.ready r
-            where r.queue = p_queue and r.tenant = v.tenant and r.lane = v.lane
+            where r.queue = p_queue and r.tenant = v.tenant and r.lane = v.lane and r.rank >= coalesce(v.start, '-infinity')
             order by r.rank, r.id limit v.budget for update skip locked
         ) p
     ), taken as (
@@ -218,7 +219,7 @@ begin
     select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run + 1,
         max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded
     from judged where not held and not cancelled
-    returning id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped;
+    returning id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, rank;
 end
 $$;
 

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,7 @@ pub(crate) struct Row {
     pub(crate) payload: String,
     trace: Option<String>,
     pub(crate) capped: bool,
+    pub(crate) rank: DateTime<Utc>,
 }
 
 impl Row {

@@ -1,7 +1,11 @@
 //! Whose turn it is: a claim serves the tenants in turn, and the lanes of each tenant in turn.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
 
+use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -14,10 +18,25 @@ const TENANTS_MAX: usize = 1000;
 /// How many looks in a row may find only lanes that are closed or full, before the next wake or poll is waited for.
 const FRUITLESS_MAX: u32 = 20;
 
+/// A claim with a look that takes longer than this, and than this for each lane and job, walks over dead rows: somebody
+/// holds an old snapshot, so that what was claimed cannot be removed from the index.
+const SLOW: Duration = Duration::from_millis(50);
+const SLOW_EACH: Duration = Duration::from_micros(100);
+/// How long the known lanes are claimed from where they stand then, before everything is looked at again; at least this
+/// long, and so that looking takes at most a fifth of the time.
+const SLOW_PAUSE_MIN: Duration = Duration::from_secs(1);
+const SLOW_PAUSE_FACTOR: u32 = 5;
+/// How far behind the last claimed job a lane is claimed from where it stands: what committed later than its neighbours
+/// by more than this waits for the next look.
+const SLOW_LAG: Duration = Duration::from_millis(200);
+
 /// The turns of one queue in one process. What a look at the table found is used until it is used up, or until something
 /// new may be there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rota {
+    /// From when on a look is slow.
+    slow: Duration,
+    slow_each: Duration,
     turns: VecDeque<Turn>,
     /// Whether the last look saw every lane, so that those that were served can have another turn.
     whole: bool,
@@ -28,6 +47,10 @@ pub struct Rota {
     after_lanes: HashMap<String, String>,
     /// The tenant whose turn was cut short, and how much of it is left.
     left: Option<(String, usize)>,
+    /// When a look was slow: not before this time there is another, and claims begin where the lanes stand.
+    next_look: Option<Instant>,
+    /// Meanwhile, the lanes that had nothing more to give.
+    resting: Vec<(String, usize, Lane)>,
 }
 
 /// A tenant with ready jobs, and its lanes in the order of their turns.
@@ -44,6 +67,8 @@ struct Lane {
     guarded: bool,
     /// Where its share stands in the claim that is being put together.
     share: Option<usize>,
+    /// The place of the last job that was claimed from it, less [`SLOW_LAG`].
+    stands: Option<DateTime<Utc>>,
 }
 
 /// A lane as a look at the table finds it.
@@ -64,6 +89,8 @@ struct Shares {
     lanes: Vec<String>,
     guarded: Vec<bool>,
     budgets: Vec<i32>,
+    /// From which place in the lane on.
+    from: Vec<Option<DateTime<Utc>>>,
 }
 
 /// What a claim brought.
@@ -82,7 +109,29 @@ impl Claims {
     }
 }
 
+impl Default for Rota {
+    fn default() -> Self {
+        Self::slow_after(SLOW, SLOW_EACH)
+    }
+}
+
 impl Rota {
+    /// A rota that spares its looks when one took longer than `slow`, and than `each` for each lane and job of it.
+    pub fn slow_after(slow: Duration, each: Duration) -> Self {
+        Self {
+            slow,
+            slow_each: each,
+            turns: VecDeque::new(),
+            whole: false,
+            fruitless: 0,
+            after_tenant: String::new(),
+            after_lanes: HashMap::new(),
+            left: None,
+            next_look: None,
+            resting: Vec::new(),
+        }
+    }
+
     /// Claims up to `limit` jobs of a queue under a lease. `look` says that there may be jobs in lanes that the last look
     /// did not see. Fails with the SQLSTATE `QL001` when the lease has lapsed.
     pub async fn claim(
@@ -93,29 +142,54 @@ impl Rota {
         limit: usize,
         look: bool,
     ) -> Result<Claims, sqlx::Error> {
+        let began = Instant::now();
+        let resting = self.next_look.is_some_and(|at| began < at);
         if look {
             self.fruitless = 0;
         }
-        if look || self.turns.is_empty() {
+        if resting {
+            if look {
+                self.wake_lanes();
+            }
+        } else if look || self.turns.is_empty() {
             self.look(conn, queue, limit).await?;
         }
-        let shares = self.share(limit);
+        let shares = self.share(limit, resting);
         if shares.lanes.is_empty() {
             self.fruitless += 1;
-            return Ok(Claims { rows: Vec::new(), more: !self.whole && self.fruitless < FRUITLESS_MAX });
+            let more = !resting && !self.whole && self.fruitless < FRUITLESS_MAX;
+            return Ok(Claims { rows: Vec::new(), more });
         }
         self.fruitless = 0;
-        let rows: Vec<Row> = sqlx::query_as("select * from queue.take($1, $2, $3, $4, $5, $6)")
+        let rows: Vec<Row> = sqlx::query_as("select * from queue.take($1, $2, $3, $4, $5, $6, $7)")
             .bind(lease)
             .bind(queue)
             .bind(&shares.tenants)
             .bind(&shares.lanes)
             .bind(&shares.guarded)
             .bind(&shares.budgets)
+            .bind(&shares.from)
             .fetch_all(conn)
             .await?;
+        if !resting {
+            let took = began.elapsed();
+            let each = self.slow_each * u32::try_from(shares.lanes.len() + rows.len()).unwrap_or(u32::MAX);
+            let slow = took > self.slow.max(each);
+            self.next_look = slow.then(|| Instant::now() + SLOW_PAUSE_MIN.max(took * SLOW_PAUSE_FACTOR));
+        }
         self.settle(&shares, &rows);
-        Ok(Claims { more: !self.turns.is_empty() || !self.whole, rows })
+        Ok(Claims { more: !self.turns.is_empty() || (self.next_look.is_none() && !self.whole), rows })
+    }
+
+    /// Lets the lanes that rested have their turns again.
+    fn wake_lanes(&mut self) {
+        for (tenant, weight, lane) in self.resting.drain(..) {
+            if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == tenant) {
+                turn.lanes.push_back(lane);
+            } else {
+                self.turns.push_back(Turn { tenant, weight, lanes: [lane].into() });
+            }
+        }
     }
 
     /// Reads which lanes have ready jobs, beginning after those that were served last.
@@ -131,6 +205,7 @@ impl Rota {
             .fetch_all(conn)
             .await?;
         self.turns.clear();
+        self.resting.clear();
         self.whole = seen.first().is_none_or(|seen| seen.whole);
         for seen in &seen {
             if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
@@ -140,7 +215,8 @@ impl Rota {
             if seen.open
                 && let Some(turn) = self.turns.back_mut()
             {
-                turn.lanes.push_back(Lane { name: seen.lane.clone(), guarded: seen.guarded, share: None });
+                let (name, guarded) = (seen.lane.clone(), seen.guarded);
+                turn.lanes.push_back(Lane { name, guarded, share: None, stands: None });
             }
         }
         self.turns.retain(|turn| !turn.lanes.is_empty());
@@ -163,8 +239,9 @@ impl Rota {
     }
 
     /// Deals `limit` slots out: one tenant after the other, as many at a time as its weight, each to its next lane. A
-    /// turn that the slots cut short is gone on with in the next claim.
-    fn share(&mut self, limit: usize) -> Shares {
+    /// turn that the slots cut short is gone on with in the next claim. `resting` says that claims begin where the lanes
+    /// stand.
+    fn share(&mut self, limit: usize, resting: bool) -> Shares {
         let mut shares = Shares::default();
         // A guarded lane is judged once in a claim, so that only one tenant may have it.
         let mut guarded: HashMap<String, usize> = HashMap::new();
@@ -185,6 +262,7 @@ impl Rota {
                 let Some(mut lane) = turn.lanes.pop_front() else { break };
                 if let Some(index) = lane.share.or_else(|| shares.add(&turn.tenant, &lane, &mut guarded)) {
                     shares.budgets[index] += 1;
+                    shares.from[index] = lane.stands.filter(|_| resting);
                     lane.share = Some(index);
                     dealt += 1;
                 }
@@ -209,17 +287,29 @@ impl Rota {
     /// Takes out the lanes that gave less than they were asked for: they are empty, full, or in another claimer's hands.
     /// After a look that did not see all lanes, those that were served wait until the others were.
     fn settle(&mut self, shares: &Shares, rows: &[Row]) {
-        let mut given: HashMap<(&str, &str), i32> = HashMap::new();
+        let mut given: HashMap<(&str, &str), (i32, DateTime<Utc>)> = HashMap::new();
         for row in rows {
-            *given.entry((&row.tenant, &row.lane)).or_default() += 1;
+            let (count, last) = given.entry((&row.tenant, &row.lane)).or_insert((0, row.rank));
+            *count += 1;
+            *last = row.rank.max(*last);
         }
         for turn in &mut self.turns {
-            let tenant = turn.tenant.as_str();
-            turn.lanes.retain_mut(|lane| {
-                let Some(index) = lane.share.take() else { return true };
-                let got = given.get(&(tenant, lane.name.as_str())).copied().unwrap_or_default();
-                self.whole && got >= shares.budgets[index]
-            });
+            for _ in 0..turn.lanes.len() {
+                let Some(mut lane) = turn.lanes.pop_front() else { break };
+                let Some(index) = lane.share.take() else {
+                    turn.lanes.push_back(lane);
+                    continue;
+                };
+                let given = given.get(&(turn.tenant.as_str(), lane.name.as_str()));
+                if let Some((_, last)) = given {
+                    lane.stands = Some(*last - SLOW_LAG);
+                }
+                if self.whole && given.is_some_and(|(count, _)| *count >= shares.budgets[index]) {
+                    turn.lanes.push_back(lane);
+                } else if self.next_look.is_some() {
+                    self.resting.push((turn.tenant.clone(), turn.weight, lane));
+                }
+            }
         }
         self.turns.retain(|turn| !turn.lanes.is_empty());
     }
@@ -236,6 +326,7 @@ impl Shares {
         self.lanes.push(lane.name.clone());
         self.guarded.push(lane.guarded);
         self.budgets.push(0);
+        self.from.push(None);
         Some(index)
     }
 }

@@ -85,6 +85,17 @@ async fn drain_filled(server: &Server, count: u32, processes: usize) -> anyhow::
     for worker in &mut workers {
         worker.begin().await?;
     }
+    // Looking into the tables would cost the more the more dead rows there are, so the workers are asked first.
+    loop {
+        let mut ran = 0;
+        for worker in &mut workers {
+            ran += worker.count().await?;
+        }
+        if ran >= count {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
     until_idle(&server.pool).await?;
     let per_second = f64::from(count) / started.elapsed().as_secs_f64();
     let memory = workers.iter().map(Worker::memory_mib).fold(0.0, f64::max);

@@ -1,6 +1,14 @@
 //! A worker process, as `iris worker` is one: the queue's runtime behind apalis's `WorkerBuilder`.
 
-use std::{process::Stdio, str::FromStr, time::Duration};
+use std::{
+    process::Stdio,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use apalis::prelude::{BoxDynError, Data, WorkerBuilder};
@@ -47,8 +55,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut input = BufReader::new(tokio::io::stdin()).lines();
     input.next_line().await?;
     let (starts, mut started) = mpsc::unbounded_channel::<(u32, i64)>();
-    let worker =
-        WorkerBuilder::new("work").backend(runtime.backend::<Work>(options.slots)).data(starts).build(handle);
+    let seen = Arc::new(Seen { ran: AtomicU32::new(0), starts: starts.clone() });
+    let worker = WorkerBuilder::new("work")
+        .backend(runtime.backend::<Work>(options.slots))
+        .data(seen.clone())
+        .build(handle);
     let worker = tokio::spawn(worker.run());
     tokio::spawn(async move {
         let mut output = tokio::io::stdout();
@@ -60,15 +71,26 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             }
         }
     });
-    while input.next_line().await?.is_some() {}
+    // Each further line asks how many jobs there were.
+    while input.next_line().await?.is_some() {
+        starts.send((seen.ran.load(Ordering::Relaxed), 0))?;
+    }
     runtime.shutdown(Duration::from_secs(2)).await;
     worker.abort();
     Ok(())
 }
 
-async fn handle(work: Work, starts: Data<mpsc::UnboundedSender<(u32, i64)>>) -> Result<Outcome, BoxDynError> {
+/// What the handlers share.
+#[derive(Debug)]
+struct Seen {
+    ran: AtomicU32,
+    starts: mpsc::UnboundedSender<(u32, i64)>,
+}
+
+async fn handle(work: Work, seen: Data<Arc<Seen>>) -> Result<Outcome, BoxDynError> {
+    seen.ran.fetch_add(1, Ordering::Relaxed);
     if work.tell {
-        let _ = starts.send((work.n, now_us()));
+        let _ = seen.starts.send((work.n, now_us()));
     }
     if work.ms > 0 {
         tokio::time::sleep(Duration::from_millis(work.ms.into())).await;
@@ -111,6 +133,12 @@ impl Worker {
         let line = line.context("the worker ended")?;
         let (n, at) = line.split_once(' ').context("a start")?;
         Ok((n.parse()?, at.parse()?))
+    }
+
+    /// How many jobs it ran since it began. Not for one whose jobs tell their starts.
+    pub async fn count(&mut self) -> anyhow::Result<u32> {
+        self.begin().await?;
+        Ok(self.next_start().await?.0)
     }
 
     /// The most memory it ever had, in MiB (Linux; 0 elsewhere).

@@ -138,3 +138,26 @@ async fn a_priority_is_worth_minutes_and_starves_nobody() {
     let order: Vec<i64> = claim(pool, lease, 3).await.into_iter().map(|(_, n)| n).collect();
     assert_eq!(order, [3, 1, 2], "one that waited for six minutes goes before a new one of five points more");
 }
+
+#[tokio::test]
+async fn when_looking_is_slow_lanes_go_on_from_where_they_stand_and_nobody_waits_for_long() {
+    let database = database().await;
+    let pool = database.pool();
+    let lease = lease(pool).await;
+    let mut rota = Rota::slow_after(Duration::ZERO, Duration::ZERO);
+    let numbers = |claimed: Vec<(String, i64)>| claimed.into_iter().map(|(_, n)| n).collect::<Vec<_>>();
+    enqueue(pool, &(0..4).map(|n| number(n).lane("known")).collect::<Vec<_>>()).await;
+    assert_eq!(numbers(claim_next(pool, lease, &mut rota, 3).await), [0, 1, 2]);
+    // Ahead of where the lane stands, in a lane that is not known, and behind.
+    let wait = Duration::from_millis(300);
+    tokio::time::sleep(wait).await;
+    enqueue(pool, &[number(10).lane("known").priority(-5), number(11).lane("new"), number(12).lane("known")])
+        .await;
+    assert_eq!(numbers(claim_next(pool, lease, &mut rota, 9).await), [3, 12]);
+    enqueue(pool, &[number(13).lane("known")]).await;
+    assert_eq!(numbers(claim_next(pool, lease, &mut rota, 9).await), [13], "a lane that was empty is known");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut rest = numbers(claim_next(pool, lease, &mut rota, 9).await);
+    rest.sort_unstable();
+    assert_eq!(rest, [10, 11]);
+}
