@@ -12,6 +12,7 @@ use clap::{
 };
 use dispatcher::DispatcherConfig;
 use shared::{config::BaseConfig, secrets::SecretKey, telemetry::LogConfig};
+use uuid::Uuid;
 use worker::WorkerConfig;
 
 use crate::local::{Local, PRIVATE};
@@ -46,6 +47,8 @@ pub enum Command {
     Keys(Keys),
     /// The directory of venues that discovery searches.
     Places(Places),
+    /// The durable queue: what waits, runs and is dead.
+    Queue(Queue),
 }
 
 use crate::demo;
@@ -148,6 +151,69 @@ pub enum PlacesCommand {
     },
 }
 
+/// The durable queue.
+#[derive(Debug, Args)]
+pub struct Queue {
+    #[command(subcommand)]
+    pub command: QueueCommand,
+    /// Prints JSON, a line for each row.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What is done with the queue.
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// Lists the queues, with how much waits where; or the dead jobs.
+    List {
+        /// Lists dead jobs instead, the oldest first.
+        #[arg(long)]
+        dead: bool,
+        /// Only of this queue.
+        #[arg(long)]
+        queue: Option<String>,
+        /// How many dead jobs at most.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Shows one job, wherever it is.
+    Show {
+        /// Its id.
+        id: Uuid,
+    },
+    /// Makes dead jobs ready again, with all their attempts ahead of them.
+    Retry(DeadJobs),
+    /// Forgets dead jobs.
+    Discard(DeadJobs),
+    /// Lets no more jobs of a queue, or of one lane, start. What runs goes on.
+    Pause(Paused),
+    /// Ends a pause.
+    Resume(Paused),
+}
+
+/// Which dead jobs are meant.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct DeadJobs {
+    /// These jobs.
+    pub ids: Vec<Uuid>,
+    /// The dead jobs of this queue, at most 10,000 at a time.
+    #[arg(long)]
+    pub queue: Option<String>,
+}
+
+/// What is paused.
+#[derive(Debug, Args)]
+pub struct Paused {
+    /// The queue.
+    pub queue: String,
+    /// Only this lane of it.
+    #[arg(long)]
+    pub lane: Option<String>,
+}
+
 impl Command {
     /// How this command logs.
     pub fn log(&self) -> &LogConfig {
@@ -159,7 +225,8 @@ impl Command {
             Self::Dispatcher(config) => &config.log,
             Self::Migrate(config) => &config.place.log,
             Self::Keys(Keys { command: KeysCommand::Bootstrap(place) })
-            | Self::Places(Places { command: PlacesCommand::Load { place, .. } }) => &place.log,
+            | Self::Places(Places { command: PlacesCommand::Load { place, .. } })
+            | Self::Queue(Queue { place, .. }) => &place.log,
         }
     }
 }

@@ -9,6 +9,7 @@ mod demo;
 mod environment;
 mod local;
 mod places;
+mod queue_command;
 mod roles;
 mod up;
 mod world;
@@ -60,6 +61,7 @@ async fn run(command: Command, local: Option<local::Local>) -> anyhow::Result<Ex
         Command::Migrate(config) => roles::migrate(config, local).await?,
         Command::Keys(config) => roles::keys(config, local).await?,
         Command::Places(config) => roles::places(config, local).await?,
+        Command::Queue(config) => roles::queue(config, local).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -61,6 +61,13 @@ pub async fn places(config: cli::Places, local: Option<Local>) -> anyhow::Result
     .await
 }
 
+/// The durable queue.
+pub async fn queue(config: cli::Queue, local: Option<Local>) -> anyhow::Result<()> {
+    let cli::Queue { command, json, place } = config;
+    with_command(&place, local, async |database| crate::queue_command::run(&database, command, json).await)
+        .await
+}
+
 async fn load_places(database: &Database, file: &Path) -> anyhow::Result<usize> {
     let reader = std::fs::File::open(file).with_context(|| format!("{} cannot be read", file.display()))?;
     crate::places::load(database, reader).await

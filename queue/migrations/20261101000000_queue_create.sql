@@ -76,7 +76,8 @@ create table queue.keys (
     primary key (queue, key)
 );
 
--- A lane has a row only when something is set for it. `running` jobs are counted, never kept as a number.
+-- A lane has a row only when something is set for it. `running` jobs are counted, never kept as a number. The row of the
+-- lane '' pauses the whole queue; no job is in that lane.
 create table queue.lanes (
     queue text collate "C" not null,
     lane text collate "C" not null,
@@ -115,6 +116,8 @@ create index groups_released on queue.groups (released_at) where released_at is 
 create table queue.leases (
     id uuid primary key,
     name text not null,
+    -- The kinds of jobs that it claims.
+    queues text[] not null default '{}',
     steady_since timestamptz not null default clock_timestamp(),
     beat_at timestamptz not null default clock_timestamp(),
     expires_at timestamptz not null

@@ -131,6 +131,9 @@ declare
     v_open integer;
     v_look integer;
 begin
+    if exists (select 1 from queue.lanes l where l.queue = p_queue and l.lane = '' and l.paused) then
+        return;
+    end if;
     select array_agg(t.tenant order by t.n) into v_tenants from queue.next_tenants(p_queue, p_after, p_window) t;
     if v_tenants is null then
         return;

@@ -91,6 +91,8 @@ pub(crate) struct Beat {
     pub(crate) stop: CancellationToken,
     /// Told when a lease is taken, so that claiming can begin.
     pub(crate) beating: Box<dyn Fn() + Send>,
+    /// Which kinds the process claims.
+    pub(crate) queues: Box<dyn Fn() -> Vec<&'static str> + Send>,
 }
 
 impl Beat {
@@ -161,22 +163,26 @@ impl Beat {
                 "update queue.leases set beat_at = clock_timestamp(),
                     expires_at = clock_timestamp() + make_interval(secs => $2),
                     steady_since = case when clock_timestamp() - beat_at > make_interval(secs => $2 / 2)
-                        then clock_timestamp() else steady_since end
+                        then clock_timestamp() else steady_since end,
+                    queues = $3
                  where id = $1 returning id",
             )
             .bind(lease.id)
             .bind(seconds)
+            .bind((self.queues)())
             .fetch_optional(conn)
             .await?;
             return Ok(renewed.map(|(id,)| id));
         }
         let id = Uuid::now_v7();
         sqlx::query(
-            "insert into queue.leases (id, name, expires_at) values ($1, $2, clock_timestamp() + make_interval(secs => $3))",
+            "insert into queue.leases (id, name, expires_at, queues)
+             values ($1, $2, clock_timestamp() + make_interval(secs => $3), $4)",
         )
         .bind(id)
         .bind(&self.name)
         .bind(seconds)
+        .bind((self.queues)())
         .execute(conn)
         .await?;
         Ok(Some(id))

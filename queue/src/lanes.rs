@@ -87,6 +87,14 @@ pub async fn pause(conn: &mut PgConnection, queue: &str, lane: &str, paused: boo
     Ok(wake)
 }
 
+/// Pauses or resumes a whole queue, over all replicas. What runs goes on.
+pub async fn pause_queue(conn: &mut PgConnection, queue: &str, paused: bool) -> Result<Wake, Error> {
+    pause(conn, queue, WHOLE_QUEUE, paused).await
+}
+
+/// The lane whose row is about the whole queue: no job can be in it, for names are not empty.
+const WHOLE_QUEUE: &str = "";
+
 /// Sets how much of the slots a tenant gets beside the others: 1 (the default) to 100.
 pub async fn weigh(conn: &mut PgConnection, tenant: &str, weight: i32) -> Result<(), Error> {
     sqlx::query(

@@ -18,6 +18,7 @@ pub mod groups;
 mod job;
 pub mod lanes;
 mod migrations;
+pub mod operate;
 mod rota;
 mod runtime;
 mod schedule;

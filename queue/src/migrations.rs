@@ -17,6 +17,7 @@ pub fn migrations() -> Vec<Migration> {
             "queue functions",
             include_str!("../migrations/20261101000001_queue_functions.sql"),
         ),
+        (20_261_101_000_002, "queue operate", include_str!("../migrations/20261101000002_queue_operate.sql")),
     ]
     .into_iter()
     .map(|(version, description, sql)| {

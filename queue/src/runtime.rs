@@ -212,13 +212,14 @@ impl Runtime {
             stopped: CancellationToken::new(),
         });
         let beat_stop = CancellationToken::new();
-        let waker = shared.clone();
+        let (waker, known) = (shared.clone(), shared.clone());
         let beat = Beat {
             connect,
             name: config.name,
             heart: shared.heart.clone(),
             stop: beat_stop.clone(),
             beating: Box::new(move || waker.mark_all()),
+            queues: Box::new(move || known.queues().keys().copied().collect()),
         };
         let beat = beat.start().map_err(sqlx::Error::Io)?;
         let tasks = TaskTracker::new();

@@ -18,6 +18,7 @@ use crate::{
     beat::EXPIRY,
     claim::Raw,
     complete::{Recorded, complete_many},
+    gauges::{depths, export},
     rota::Rota,
     runtime::{STATEMENT_DEADLINE, Shared, Tracked},
     wake::{GROUPS_CHANNEL, READY_CHANNEL},
@@ -37,6 +38,8 @@ const COMPLETE_MAX: usize = 1000;
 /// How long after a failed claim the rows under this process's lease are compared with what it runs. The claim's
 /// statement has ended by then, one way or the other.
 const RECONCILE: Duration = Duration::from_secs(12);
+/// How often the gauges are set.
+const MEASURE: Duration = Duration::from_secs(10);
 /// How often groups that govern nothing are forgotten, and how many are looked at.
 const FORGET: Duration = Duration::from_secs(60);
 const FORGET_MAX: i32 = 1000;
@@ -224,6 +227,7 @@ pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
     let mut reconcile_at: Option<Instant> = None;
     let mut forget_at = Instant::now() + FORGET;
     let mut forgotten = String::new();
+    let mut measure_at = Instant::now();
     let mut sweep_at = Instant::now() + POLL;
     let mut schedules: Vec<(Schedule, Instant)> =
         schedules.into_iter().map(|s| (s, Instant::now())).collect();
@@ -248,6 +252,10 @@ pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
             if reconcile_at.is_some_and(|at| Instant::now() >= at) {
                 reconcile(&shared).await?;
                 reconcile_at = None;
+            }
+            if Instant::now() >= measure_at {
+                measure_at = Instant::now() + MEASURE;
+                measure(&shared).await?;
             }
             if Instant::now() >= forget_at {
                 forget_at = Instant::now() + FORGET;
@@ -313,6 +321,16 @@ async fn unpark(shared: &Shared) -> Result<(), Error> {
         wake.add(queue);
     }
     shared.notifier.send(wake);
+    Ok(())
+}
+
+/// Sets the gauges.
+async fn measure(shared: &Shared) -> Result<(), Error> {
+    let depths = async {
+        let mut conn = shared.pool.acquire().await?;
+        depths(&mut conn).await
+    };
+    export(&within(depths).await?);
     Ok(())
 }
 

@@ -8,28 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Number, count, database, enqueue, number, runtime, runtime_with};
+use crate::support::{Number, count, database, enqueue, number, runtime, runtime_with, soon, until};
 use apalis::prelude::{BoxDynError, Data, WorkerBuilder};
 use queue::{CompleteError, Job, NewJob, Outcome, RunAt, Schedule, groups};
 use tokio::sync::mpsc;
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until a count is reached.
-async fn until(pool: &sqlx::PgPool, table: &'static str, wanted: i64) {
-    let reached = async {
-        while count(pool, table).await != wanted {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, reached)
-        .await
-        .unwrap_or_else(|_| panic!("{table} never had {wanted} rows"));
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("in time")
-}
 
 type Seen = mpsc::UnboundedSender<(i64, Job)>;
 

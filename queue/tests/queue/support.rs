@@ -1,6 +1,6 @@
 //! A migrated database for each test, and a runtime on it.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use queue::{NewJob, Notifier, Rota, Runtime, RuntimeConfig, Schedule};
 use serde::{Deserialize, Serialize};
@@ -93,4 +93,21 @@ pub async fn claim_next(
     let claims = rota.claim(&mut conn, lease, "numbers", limit, true).await.expect("a claim");
     let number = |payload| serde_json::from_str::<Number>(payload).expect("a payload").n;
     claims.iter().map(|(_, lane, payload)| (lane.to_owned(), number(payload))).collect()
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What has to come, and comes soon.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+}
+
+/// Waits until a count is reached.
+pub async fn until(pool: &PgPool, table: &'static str, wanted: i64) {
+    soon(async {
+        while count(pool, table).await != wanted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }

@@ -1,0 +1,114 @@
+//! What an operator does with single jobs, and with a whole queue.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::Wake;
+
+/// A job as an operator sees it.
+#[derive(Debug, Clone, PartialEq, FromRow, Serialize)]
+pub struct JobView {
+    /// The job's id.
+    pub id: Uuid,
+    /// Where it waits.
+    pub queue: String,
+    /// `ready`, `timer`, `held`, `running` or `dead`.
+    pub state: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// Its fairness key.
+    pub lane: String,
+    /// Its cancel key.
+    #[serde(rename = "group")]
+    pub grp: Option<String>,
+    /// Its unique key.
+    pub key: Option<String>,
+    /// Lower runs first.
+    pub priority: i16,
+    /// Runs whose outcome was recorded.
+    pub attempt: i32,
+    /// Deaths of its process since.
+    pub crashes: i16,
+    /// Starts.
+    pub run: i32,
+    /// How many attempts it has.
+    pub max_attempts: i32,
+    /// What it is to do.
+    pub payload: String,
+    /// The `traceparent` of what enqueued it.
+    pub trace: Option<String>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+    /// When it was enqueued.
+    pub created_at: DateTime<Utc>,
+    /// Since when it is ready, or runs, or is dead; or when it is due. None while it is held.
+    pub due_at: Option<DateTime<Utc>>,
+    /// Why it is dead: `exhausted`, `crashed`, `refused` or `undecodable`.
+    pub reason: Option<String>,
+}
+
+/// The job of that id, wherever it is; none once it is finished.
+pub async fn find_job(conn: &mut PgConnection, id: Uuid) -> Result<Option<JobView>, sqlx::Error> {
+    sqlx::query_as("select * from queue.find_job($1)").bind(id).fetch_optional(conn).await
+}
+
+/// Dead jobs, of one queue or of all, the oldest death first, at most `limit`.
+pub async fn list_dead(
+    conn: &mut PgConnection,
+    queue: Option<&str>,
+    limit: u32,
+) -> Result<Vec<JobView>, sqlx::Error> {
+    sqlx::query_as(
+        "select j.* from (
+            select id, died_at from queue.dead where $1::text is null or queue = $1 order by died_at, id limit $2) d
+         cross join lateral queue.find_job(d.id) j
+         order by d.died_at, d.id",
+    )
+    .bind(queue)
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await
+}
+
+/// Which dead jobs are meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Dead<'a> {
+    /// These.
+    Ids(&'a [Uuid]),
+    /// The oldest of a queue, at most so many.
+    Queue(&'a str, u32),
+}
+
+/// Makes dead jobs ready again in the caller's transaction, with all their attempts ahead of them. A job whose unique key
+/// another one has by now stays dead. Returns how many there were.
+pub async fn retry_dead(conn: &mut PgConnection, dead: Dead<'_>) -> Result<(u64, Wake), sqlx::Error> {
+    let query = sqlx::query_scalar("select * from queue.retry_dead($1, $2, $3)");
+    let query = match dead {
+        Dead::Ids(ids) => query.bind(Some(ids)).bind(None::<&str>).bind(i32::MAX),
+        Dead::Queue(queue, limit) => {
+            query.bind(None::<&[Uuid]>).bind(Some(queue)).bind(i32::try_from(limit).unwrap_or(i32::MAX))
+        }
+    };
+    let queues: Vec<String> = query.fetch_all(conn).await?;
+    let mut wake = Wake::none();
+    for queue in &queues {
+        wake.add(queue);
+    }
+    Ok((queues.len() as u64, wake))
+}
+
+/// Forgets dead jobs in the caller's transaction. Returns how many there were.
+pub async fn discard_dead(conn: &mut PgConnection, dead: Dead<'_>) -> Result<u64, sqlx::Error> {
+    let query = sqlx::query(
+        "delete from queue.dead where id in (
+            select id from queue.dead where case when $1::uuid[] is null then queue = $2 else id = any ($1) end
+            order by died_at limit $3 for update skip locked)",
+    );
+    let query = match dead {
+        Dead::Ids(ids) => query.bind(Some(ids)).bind(None::<&str>).bind(i64::MAX),
+        Dead::Queue(queue, limit) => query.bind(None::<&[Uuid]>).bind(Some(queue)).bind(i64::from(limit)),
+    };
+    Ok(query.execute(conn).await?.rows_affected())
+}
