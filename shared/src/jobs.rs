@@ -18,7 +18,8 @@ impl JobKind for Discover {
     const MAX_ATTEMPTS: u16 = 4;
 }
 
-/// Drafts the message of one step of an enrolment. Lane: the account. Group: campaign/enrolment.
+/// Drafts the message of one step of an enrolment. Lane: the account. Group: campaign/enrolment. How often its provider is
+/// tried is the handler's affair; the job goes on for as long as the database may be away.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Draft {
     /// The account.
@@ -31,7 +32,7 @@ pub struct Draft {
 
 impl JobKind for Draft {
     const QUEUE: &'static str = "draft";
-    const MAX_ATTEMPTS: u16 = 8;
+    const MAX_ATTEMPTS: u16 = 1000;
 }
 
 /// Sends one approved message. Lane: the mailbox or profile. Group: campaign/enrolment.
@@ -81,7 +82,7 @@ impl JobKind for MaintainPartitions {
     const MAX_ATTEMPTS: u16 = 3;
 }
 
-/// Ends what jobs that died left behind: messages on the way and searches. Periodic.
+/// Ends what jobs that died left behind: messages, searches and enrolments. Periodic.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SettleStranded {}
 

@@ -24,7 +24,6 @@ pub async fn messages(
         "with old as materialized (
             select account_id, id, sending_at from messages
             where status = 'sending' and sending_at < now() - $1 * interval '1 millisecond'
-           
          )
          select account_id, id from old
          where not exists (
@@ -34,6 +33,66 @@ pub async fn messages(
                 union all select payload from queue.deferred where queue = 'send') job
             where job.payload::jsonb ->> 'message_id' = old.id::text)
          order by sending_at, id limit $2",
+    )
+    .bind(age_ms)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// The approved messages whose job died longer than `age_ms` ago and that have no other one, by id. There are as good as
+/// never any; what the dead say is looked at, for the messages that wait may be many.
+pub async fn unsent(conn: &mut PgConnection, age_ms: i64, limit: i64) -> Result<Vec<Stranded>, sqlx::Error> {
+    sqlx::query_as(
+        "with dead as materialized (
+            select case when reason <> 'undecodable' then payload::jsonb end as payload from queue.dead
+            where queue = 'send' and died_at < now() - $1 * interval '1 millisecond'
+         ),
+         old as materialized (
+            select distinct m.account_id, m.id
+            from dead join messages m
+                on m.account_id = (dead.payload ->> 'account_id')::uuid and m.id = (dead.payload ->> 'message_id')::uuid
+            where m.status in ('approved', 'scheduled')
+         )
+         select account_id, id from old
+         where not exists (
+            select 1 from (
+                select payload from queue.running where queue = 'send'
+                union all select payload from queue.ready where queue = 'send'
+                union all select payload from queue.deferred where queue = 'send') job
+            where job.payload::jsonb ->> 'message_id' = old.id::text)
+         order by id limit $2",
+    )
+    .bind(age_ms)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// The active enrolments whose draft job died longer than `age_ms` ago, and that have neither another one nor a message
+/// that is still to be decided or sent, by id. The group of such a job ends in its enrolment.
+pub async fn undrafted(
+    conn: &mut PgConnection,
+    age_ms: i64,
+    limit: i64,
+) -> Result<Vec<Stranded>, sqlx::Error> {
+    sqlx::query_as(
+        "with dead as materialized (
+            select distinct tenant, grp from queue.dead
+            where queue = 'draft' and died_at < now() - $1 * interval '1 millisecond'
+         )
+         select e.account_id, e.id
+         from dead join enrolments e
+            on e.account_id = dead.tenant::uuid and e.id = split_part(dead.grp, '/', 2)::uuid
+         where e.status = 'active'
+            and not exists (
+                select from messages m
+                where m.account_id = e.account_id and m.enrolment_id = e.id and m.step is not null
+                    and m.status in ('drafting', 'pending', 'approved', 'scheduled', 'sending'))
+            and not exists (select from queue.running j where j.grp = dead.grp and j.queue = 'draft')
+            and not exists (select from queue.ready j where j.grp = dead.grp and j.queue = 'draft')
+            and not exists (select from queue.deferred j where j.grp = dead.grp and j.queue = 'draft')
+         order by e.id limit $2",
     )
     .bind(age_ms)
     .bind(limit)
@@ -51,7 +110,6 @@ pub async fn searches(
         "with old as materialized (
             select account_id, id, created_at from discovery_jobs
             where status in ('queued', 'running') and created_at < now() - $1 * interval '1 millisecond'
-           
          )
          select account_id, id from old
          where not exists (

@@ -16,6 +16,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// The longest Retry-After that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+/// What a provider says, in lower case, when its 400 is about what was asked. Any other 400 stays until somebody acts: an
+/// empty account is one at Anthropic, a wrong key at Gemini, a billing limit or a parameter that the model does not know at
+/// OpenAI.
+const ABOUT_THE_PROMPT: [&str; 10] = [
+    "prompt",
+    "context length",
+    "context_length",
+    "context window",
+    "input token",
+    "too long",
+    "too large",
+    "content filter",
+    "content_filter",
+    "content policy",
+];
 /// How much of a refusal is kept, in characters.
 const ERROR_CHARS_MAX: usize = 300;
 
@@ -46,26 +61,32 @@ pub async fn ask<T: DeserializeOwned>(request: RequestBuilder, now: DateTime<Utc
         return serde_json::from_slice(&body)
             .map_err(|error| DraftError::BadAnswer(format!("the answer cannot be read: {error}")));
     }
-    // An answer about the key may repeat it.
-    let said =
-        if matches!(status.as_u16(), 401 | 403) { "the key is refused".into() } else { excerpt(&body) };
-    Err(refusal(status, after, &format!("{status}: {said}")))
+    Err(refusal(status, after, &String::from_utf8_lossy(&body)))
 }
 
 /// What a status that is no success means. 408, 409, 425 and 429 pass, and so do the server's own failures (529 is
-/// Anthropic's "overloaded"). A wrong key, an empty account, a model or an address that does not exist stay until
-/// somebody changes the settings, and so does a redirect; the others are about the request.
-fn refusal(status: StatusCode, after: Option<Duration>, error: &str) -> DraftError {
+/// Anthropic's "overloaded"). 413 and 422 are about the request, and so is a 400 that says so. A wrong key, an empty
+/// account, a model or an address that does not exist stay until somebody changes the settings, and so does whatever else
+/// there is.
+fn refusal(status: StatusCode, after: Option<Duration>, body: &str) -> DraftError {
+    // An answer about the key may repeat it.
+    let said = if matches!(status.as_u16(), 401 | 403) { "the key is refused".into() } else { excerpt(body) };
+    let error = format!("{status}: {said}");
     match status.as_u16() {
-        408 | 409 | 425 | 429 | 500.. => DraftError::Busy { error: error.to_owned(), after },
-        300..=399 | 401..=405 | 407 => DraftError::Refused(error.to_owned()),
-        _ => DraftError::Rejected(error.to_owned()),
+        408 | 409 | 425 | 429 | 500.. => DraftError::Busy { error, after },
+        413 | 422 => DraftError::Rejected(error),
+        400 if is_about_the_prompt(body) => DraftError::Rejected(error),
+        _ => DraftError::Refused(error),
     }
 }
 
-fn excerpt(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_CHARS_MAX).collect()
+fn is_about_the_prompt(body: &str) -> bool {
+    let said = body.to_lowercase();
+    ABOUT_THE_PROMPT.iter().any(|words| said.contains(words))
+}
+
+fn excerpt(body: &str) -> String {
+    body.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_CHARS_MAX).collect()
 }
 
 async fn read(mut response: Response) -> Result<Vec<u8>, DraftError> {
@@ -128,17 +149,40 @@ mod tests {
                 "{status}"
             );
         }
-        for status in [301, 401, 402, 403, 404] {
+        for status in [301, 400, 401, 402, 403, 404, 410] {
             assert!(
                 matches!(refusal(StatusCode::from_u16(status).unwrap(), None, ""), DraftError::Refused(_)),
                 "{status}"
             );
         }
-        for status in [400, 413, 422] {
+        for status in [413, 422] {
             assert!(
                 matches!(refusal(StatusCode::from_u16(status).unwrap(), None, ""), DraftError::Rejected(_)),
                 "{status}"
             );
+        }
+    }
+
+    #[test]
+    fn a_bad_request_is_about_the_prompt_only_if_it_says_so() {
+        let cases = [
+            (
+                "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
+                false,
+            ),
+            ("API key not valid. Please pass a valid API key.", false),
+            ("Billing hard limit has been reached", false),
+            ("Unsupported parameter: 'max_tokens' is not supported with this model.", false),
+            ("", false),
+            ("prompt is too long: 204521 tokens > 200000 maximum", true),
+            ("This model's maximum context length is 8192 tokens.", true),
+            ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048575).", true),
+            ("{\"error\": {\"code\": \"content_filter\"}}", true),
+        ];
+        for (body, rejected) in cases {
+            let error = refusal(StatusCode::BAD_REQUEST, None, body);
+            assert_eq!(matches!(error, DraftError::Rejected(_)), rejected, "{body}");
+            assert_eq!(matches!(error, DraftError::Refused(_)), !rejected, "{body}");
         }
     }
 }

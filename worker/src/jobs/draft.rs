@@ -18,9 +18,13 @@ use crate::{
     drafting::{DraftError, Drafted, Request},
 };
 
-/// How long a draft waits for what is no failure of its own: a provider that is busy until its last attempt, a wrong key,
-/// or the database.
+/// After how many attempts a draft that cannot be had ends its enrolment. The job itself has many more: a database that is
+/// away, or a run that takes too long, says nothing of the draft, and without its job the enrolment would stay active.
+const TRIES_MAX: u32 = 8;
+/// How long a draft waits for what is no failure of its own: a provider that is busy until the last try, or a wrong key.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(600);
+/// Why a lane of drafts is closed.
+const REFUSED: &str = "provider_refused";
 
 /// Runs the job: reads the rows, asks the provider with no transaction open, and records the draft with the job's end.
 pub async fn run(payload: jobs::Draft, job: Job, ctx: Shared) -> Handled {
@@ -75,11 +79,7 @@ async fn record(ctx: &Context, job: &Job, payload: &jobs::Draft, drafted: Drafte
     .await;
     let recorded = match recorded {
         Ok(recorded) => recorded,
-        Err(error) if !job.is_last_attempt() => return Err(error.into()),
-        Err(error) if error.is_database() => {
-            tracing::error!(%error, "a draft is not stored; it is tried again later");
-            return Ok(Outcome::snooze(OUTAGE_PAUSE));
-        }
+        Err(error) if error.is_database() || !is_last_try(job) => return Err(error.into()),
         Err(error) => {
             tx.rollback().await?;
             return fail(ctx, job, payload, &error.to_string()).await;
@@ -98,20 +98,32 @@ async fn record(ctx: &Context, job: &Job, payload: &jobs::Draft, drafted: Drafte
 }
 
 /// What a failure to draft means: a busy provider is asked again for as long as it takes, and so is one that waits for the
-/// operator to mend a setting; one that rejects this draft or talks nonsense to the last attempt ends the enrolment.
+/// operator to mend a setting; one that rejects this draft or talks nonsense to the last try ends the enrolment.
 async fn give_way(ctx: &Context, job: &Job, payload: &jobs::Draft, error: DraftError) -> Handled {
     tracing::warn!(%error, provider = ctx.provider.name(), attempt = job.attempt() + 1, "no draft");
     match error {
-        DraftError::Busy { after, .. } if job.is_last_attempt() => {
+        DraftError::Refused(_) => close(ctx, job).await,
+        DraftError::Busy { after, .. } if is_last_try(job) => {
             Ok(Outcome::snooze(after.unwrap_or_default().max(OUTAGE_PAUSE)))
         }
         DraftError::Busy { after, .. } => Ok(Outcome::Retry { error: error.to_string(), after }),
-        DraftError::Refused(_) => Ok(Outcome::snooze(OUTAGE_PAUSE)),
-        DraftError::Rejected(_) | DraftError::BadAnswer(_) if job.is_last_attempt() => {
+        DraftError::Rejected(_) | DraftError::BadAnswer(_) if is_last_try(job) => {
             fail(ctx, job, payload, &error.to_string()).await
         }
         DraftError::Rejected(_) | DraftError::BadAnswer(_) => Ok(Outcome::retry(error)),
     }
+}
+
+/// Whether the draft is not tried again after this run.
+fn is_last_try(job: &Job) -> bool {
+    job.attempt() + 1 >= TRIES_MAX
+}
+
+/// Closes the account's lane with the job's own pause: the other drafts in it would only find out the same, a request each.
+async fn close(ctx: &Context, job: &Job) -> Handled {
+    let mut tx = ctx.database.begin().await?;
+    queue::lanes::close(&mut tx, job.queue(), job.lane(), OUTAGE_PAUSE, REFUSED).await?;
+    finish(tx, job, Outcome::snooze(OUTAGE_PAUSE)).await
 }
 
 /// Ends the enrolment: its step cannot be drafted.

@@ -1,5 +1,5 @@
-//! Ends what jobs that died for good left behind: a message whose send job crashed after its mark, a search whose job
-//! crashed. Nobody else would ever say what became of them.
+//! Ends what jobs that died for good left behind: a message whose send job crashed, after its mark or before, an enrolment
+//! whose draft job did, a search whose job did. Nobody else would ever say what became of them.
 
 use std::time::Duration;
 
@@ -12,12 +12,16 @@ use super::{Handled, Shared, finish};
 const AGE: Duration = Duration::from_secs(600);
 /// How much of each kind one run settles; the next tick is a minute away.
 const ROWS_MAX: i64 = 200;
+/// What is said of what has not begun.
+const DIED: &str = "its job died";
 
 /// Runs the job.
 pub async fn run(_payload: jobs::SettleStranded, job: Job, ctx: Shared) -> Handled {
     let age_ms = i64::try_from(AGE.as_millis()).unwrap_or(i64::MAX);
     let mut conn = ctx.database.pool().acquire().await?;
     let messages = stranded::messages(&mut conn, age_ms, ROWS_MAX).await?;
+    let unsent = stranded::unsent(&mut conn, age_ms, ROWS_MAX).await?;
+    let undrafted = stranded::undrafted(&mut conn, age_ms, ROWS_MAX).await?;
     let searches = stranded::searches(&mut conn, age_ms, ROWS_MAX).await?;
     drop(conn);
     // A transaction each: every one locks an enrolment, and many would have to be locked in order.
@@ -27,14 +31,26 @@ pub async fn run(_payload: jobs::SettleStranded, job: Job, ctx: Shared) -> Handl
         engine::sending::record_unknown(&mut tx, &ctx.clock, message.account_id, message.id, error).await?;
         tx.commit().await?;
     }
-    for search in &searches {
+    for message in &unsent {
         let mut tx = ctx.database.begin().await?;
-        engine::discovery::fail_job(&mut tx, search.account_id, search.id, "its job died").await?;
+        engine::sending::record_failed(&mut tx, message.account_id, message.id, DIED).await?;
         tx.commit().await?;
     }
-    if !messages.is_empty() || !searches.is_empty() {
+    for enrolment in &undrafted {
+        let mut tx = ctx.database.begin().await?;
+        engine::enrolments::record_failed(&mut tx, enrolment.account_id, enrolment.id, DIED).await?;
+        tx.commit().await?;
+    }
+    for search in &searches {
+        let mut tx = ctx.database.begin().await?;
+        engine::discovery::fail_job(&mut tx, search.account_id, search.id, DIED).await?;
+        tx.commit().await?;
+    }
+    if [&messages, &unsent, &undrafted, &searches].iter().any(|kind| !kind.is_empty()) {
         tracing::warn!(
             messages = messages.len(),
+            unsent = unsent.len(),
+            undrafted = undrafted.len(),
             searches = searches.len(),
             "settled what dead jobs left behind"
         );

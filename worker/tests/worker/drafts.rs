@@ -86,23 +86,47 @@ async fn a_refused_key_keeps_drafts_waiting_and_a_rejected_draft_ends_its_enrolm
     let (server, api) = (SmtpServer::start().await, Api::start().await);
     let mut bench = Bench::start_with(&server.url(), api.openai()).await;
     bench.campaign(&["alex@venue.example"]).await;
-    for status in [401, 403, 404] {
-        api.says(status, &json!({"error": {"message": "no"}}));
+    for status in [400, 401, 403, 404] {
+        api.says(status, &json!({"error": {"message": "Your credit balance is too low"}}));
         let outcome = bench.draft().await;
         assert!(
             matches!(outcome, Outcome::Snooze { after } if after >= Duration::from_secs(60)),
             "{outcome:?}"
         );
         until_waiting(&bench).await;
+        let closed = "select reason from queue.lanes where queue = 'draft' and closed_until > now() + interval '1 minute'";
+        assert_eq!(bench.text(closed).await.as_deref(), Some("provider_refused"), "nobody else in it asks");
+        open_lanes(&bench).await;
         hurry(&bench.database, "draft").await;
     }
     api.says(400, &json!({"error": {"message": "this prompt cannot be answered"}}));
     assert!(matches!(bench.draft().await, Outcome::Retry { .. }));
     until_waiting(&bench).await;
-    at_last_attempt(&bench).await;
+    at_last_try(&bench).await;
     assert_eq!(bench.draft().await, Outcome::Done);
     assert_eq!(bench.text("select stop_reason from enrolments").await.as_deref(), Some("failed"));
     assert_eq!(bench.count("select count(*) from queue.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_outlives_a_database_that_fails_time_and_again() {
+    let server = SmtpServer::start().await;
+    let mut bench = Bench::start(&server.url()).await;
+    bench.campaign(&["alex@venue.example"]).await;
+    let claimed = soon(bench.drafts.next()).await.unwrap();
+    claimed.finish(Outcome::retry("no database")).await;
+    until_waiting(&bench).await;
+    at_last_try(&bench).await;
+    let claimed = soon(bench.drafts.next()).await.unwrap();
+    sqlx::query("alter table messages rename to gone").execute(bench.database.pool()).await.unwrap();
+    let run = worker::jobs::draft::run(claimed.payload.clone(), claimed.job.clone(), bench.shared());
+    let error = soon(run).await.unwrap_err();
+    claimed.finish(Outcome::retry(error)).await;
+    until_waiting(&bench).await;
+    sqlx::query("alter table gone rename to messages").execute(bench.database.pool()).await.unwrap();
+    hurry(&bench.database, "draft").await;
+    assert_eq!(bench.draft().await, Outcome::Done);
+    assert_eq!(bench.count("select count(*) from messages").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,7 +137,7 @@ async fn a_draft_that_the_engine_does_not_take_ends_its_enrolment() {
     assert_eq!(bench.send(first).await, Outcome::Done);
     // The follow-up keeps the subject, which no subject may be.
     sqlx::query("update messages set subject = E'two\\nlines'").execute(bench.database.pool()).await.unwrap();
-    at_last_attempt(&bench).await;
+    at_last_try(&bench).await;
     assert_eq!(bench.draft().await, Outcome::Done);
     assert_eq!(bench.text("select stop_reason from enrolments").await.as_deref(), Some("failed"));
 }
@@ -144,9 +168,17 @@ async fn until_waiting(bench: &Bench) {
     .await;
 }
 
-/// Makes the draft that waits due, for the last time.
-async fn at_last_attempt(bench: &Bench) {
-    sqlx::query("update queue.deferred set attempt = max_attempts - 1 where queue = 'draft'")
+/// Opens what was closed.
+async fn open_lanes(bench: &Bench) {
+    sqlx::query("update queue.lanes set closed_until = null, reason = null")
+        .execute(bench.database.pool())
+        .await
+        .unwrap();
+}
+
+/// Makes the draft that waits due, for the last try of its provider.
+async fn at_last_try(bench: &Bench) {
+    sqlx::query("update queue.deferred set attempt = 7 where queue = 'draft'")
         .execute(bench.database.pool())
         .await
         .unwrap();

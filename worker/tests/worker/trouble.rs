@@ -164,6 +164,37 @@ async fn what_a_dead_job_left_behind_is_settled_once() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn enrolments_whose_jobs_died_before_they_did_anything_are_settled() {
+    let server = SmtpServer::start().await;
+    let mut bench = Bench::start(&server.url()).await;
+    let send = bench.ready_to_send(CONTACT).await;
+    let id = send.payload.message_id;
+    bench.campaign(&["bo@venue.example"]).await;
+    let draft = soon(bench.drafts.next()).await.unwrap();
+    settle(&mut bench).await;
+    send.finish(Outcome::Dead { error: "crashed".into() }).await;
+    draft.finish(Outcome::Dead { error: "crashed".into() }).await;
+    soon(async {
+        while bench.count("select count(*) from queue.dead").await < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    settle(&mut bench).await;
+    assert_eq!(bench.status(id).await, MessageStatus::Approved, "its job may still be retried by hand");
+    assert_eq!(bench.count("select count(*) from enrolments where status = 'active'").await, 2);
+    sqlx::query("update queue.dead set died_at = now() - interval '1 hour'")
+        .execute(bench.database.pool())
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        settle(&mut bench).await;
+        assert_eq!(bench.status(id).await, MessageStatus::Failed);
+        assert_eq!(bench.count("select count(*) from enrolments where stop_reason = 'failed'").await, 2);
+    }
+}
+
 /// Runs the periodic job.
 async fn settle(bench: &mut Bench) {
     let mut tx = bench.tx().await;
