@@ -28,9 +28,11 @@ create index messages_by_sending on messages (account_id, campaign_id, sending_a
 -- What waits for its turn under one.
 create index messages_waiting on messages (account_id, campaign_id, id) where status in ('approved', 'scheduled');
 
--- How long a message must wait for its turn under its campaign's daily cap; null when the campaign may send now. A place is
--- free a day after the message that took it was sent, and again every day after that: the n-th of the messages that wait, by
--- id, takes the n-th place. The plan must not depend on statistics, for the table may never have been analysed.
+-- How long a message must wait before it looks again for a place under its campaign's daily cap; null when the campaign may
+-- send now. A place is free a day after the message that took it was sent, and again every day after that: the n-th of the
+-- messages that wait, by id, looks when the n-th place is free. One whose turn is on a later day looks every day too, for some
+-- before it may not leave at all; it comes a hundredth of a day late, so that those whose turn it is are first. The plan must
+-- not depend on statistics, for the table may never have been analysed.
 create function cap_wait_ms(p_account_id uuid, p_campaign_id uuid, p_message_id uuid, p_cap integer, p_day_ms bigint)
 returns bigint language plpgsql stable
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
@@ -50,7 +52,9 @@ begin
             and id < p_message_id and coalesce(due_at, now()) <= now()
         limit 10000) w;
     return (
-        select ceil(extract(epoch from sending_at - now()) * 1000)::int8 + p_day_ms * (1 + v_ahead / p_cap) from messages
+        select ceil(extract(epoch from sending_at - now()) * 1000)::int8 + p_day_ms
+            + case when v_ahead < p_cap then 0 else p_day_ms / 100 end
+        from messages
         where account_id = p_account_id and campaign_id = p_campaign_id
             and sending_at > now() - p_day_ms * interval '1 millisecond'
         order by sending_at desc offset p_cap - 1 - v_ahead % p_cap limit 1);

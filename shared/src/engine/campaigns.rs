@@ -65,10 +65,10 @@ pub async fn update(
     };
     append_updated(tx, &before, &after).await?;
     match change {
-        Transition::Unchanged => {}
+        Transition::Unchanged => release_capped(tx, &before, &after).await?,
         Transition::Activate => start(tx, &after).await?,
-        Transition::Pause => pause(tx, &after).await?,
-        Transition::Resume => resume(tx, &after).await?,
+        Transition::Pause => pause(tx, &before, &after).await?,
+        Transition::Resume => resume(tx, &before, &after).await?,
         Transition::Complete => end(tx, &after).await?,
     }
     Ok(after)
@@ -134,17 +134,28 @@ async fn start(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
 }
 
 /// Holds what waits. What is being marked at this moment is waited for, so that nothing leaves after the pause.
-async fn pause(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
-    queue::groups::hold(tx, &campaign_group(campaign.id)).await?;
+async fn pause(tx: &mut Tx, before: &Campaign, campaign: &Campaign) -> Result<(), EngineError> {
     db::messages::lock_approved(tx, campaign.account_id, campaign.id).await?;
+    release_capped(tx, before, campaign).await?;
+    queue::groups::hold(tx, &campaign_group(campaign.id)).await?;
     Ok(())
 }
 
 /// Lets everything go on, and starts the contacts that were added meanwhile.
-async fn resume(tx: &mut Tx, campaign: &Campaign) -> Result<(), EngineError> {
+async fn resume(tx: &mut Tx, before: &Campaign, campaign: &Campaign) -> Result<(), EngineError> {
+    enrolments::start_listed(tx, campaign).await?;
+    release_capped(tx, before, campaign).await?;
     let wake = queue::groups::release(tx, &campaign_group(campaign.id)).await?;
     tx.wake(wake);
-    enrolments::start_listed(tx, campaign).await?;
+    Ok(())
+}
+
+/// Lets what waits under the daily cap look again at once when the cap was raised or removed.
+async fn release_capped(tx: &mut Tx, before: &Campaign, after: &Campaign) -> Result<(), EngineError> {
+    let rose = before.daily_cap.is_some_and(|cap| after.daily_cap.is_none_or(|now| now > cap));
+    if rose {
+        db::messages::release_capped(tx, after.account_id, after.id).await?;
+    }
     Ok(())
 }
 

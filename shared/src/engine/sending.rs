@@ -213,8 +213,9 @@ async fn obstacle(
     Ok(None)
 }
 
-/// How long a message of a campaign that has sent its cap within the last day must wait; None when it need not. Those that
-/// wait take turns by their ids: each tries again when it can leave, not all of them whenever one can.
+/// How long a message of a campaign that has sent its cap within the last day must wait before it looks again, about a day
+/// at most; None when it need not. Those that wait take turns by their ids: each looks when its place is free, not all of
+/// them whenever one is.
 async fn cap_wait(
     conn: &mut PgConnection,
     clock: &Clock,

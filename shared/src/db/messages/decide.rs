@@ -95,6 +95,35 @@ pub async fn cancel_of_campaign(
     Ok(done.rows_affected())
 }
 
+/// Lets what waits under a campaign's daily cap look again now, for the cap is no longer what it was: the messages forget
+/// it, and their timers become due. A direct send's job belongs to no group, so that only its payload names it.
+pub async fn release_capped(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "with capped as materialized (
+            select id from messages
+            where account_id = $1 and campaign_id = $2 and status in ('approved', 'scheduled')
+                and blocked_reason = 'daily_cap'
+            order by id for no key update
+         ), due as (
+            update queue.deferred set run_at = now()
+            where queue = 'send' and tenant = $1::text and run_at < 'infinity'
+                and (grp is null or (grp >= $2::text || '/' and grp < $2::text || '0'))
+                and payload::jsonb ->> 'message_id' in (select id::text from capped)
+         )
+         update messages m set blocked_reason = null, next_attempt_at = null, updated_at = now()
+         from capped where m.account_id = $1 and m.id = capped.id",
+    )
+    .bind(account_id)
+    .bind(campaign_id)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Waits for the sending marks of a campaign's approved steps, and keeps others away until the transaction ends.
 pub async fn lock_approved(
     conn: &mut PgConnection,

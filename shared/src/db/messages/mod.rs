@@ -59,7 +59,9 @@ macro_rules! shown {
 mod decide;
 mod sending;
 
-pub use decide::{cancel_of_campaign, cancel_of_enrolments, lock_approved, record_approved, record_rejected};
+pub use decide::{
+    cancel_of_campaign, cancel_of_enrolments, lock_approved, record_approved, record_rejected, release_capped,
+};
 pub use sending::{
     MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_arrived_early,
     record_blocked, record_cancelled, record_mailbox, record_put_back, record_put_off, record_refused,

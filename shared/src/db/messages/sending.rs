@@ -124,8 +124,8 @@ pub async fn find_to_mark(
     .await
 }
 
-/// How many milliseconds from now a message of a campaign that has sent its cap within the last `day_ms` has its turn; None
-/// when the campaign may send now.
+/// How many milliseconds from now a message of a campaign that has sent its cap within the last `day_ms` looks again for a
+/// place; None when the campaign may send now.
 pub async fn cap_wait_ms(
     conn: &mut PgConnection,
     account_id: Uuid,
