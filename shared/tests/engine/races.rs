@@ -92,6 +92,27 @@ async fn no_message_is_marked_after_a_pause() {
 }
 
 #[tokio::test]
+async fn a_pause_and_a_stop_do_not_wait_for_each_other_in_a_circle() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, follow_up, _) = before_the_follow_up(&fixture).await;
+    let grp = fixture.jobs("send").await.pop().unwrap().group.unwrap();
+    // A stop has locked its message; the pause waits for it, and must not have what the stop takes next.
+    let mut stop = fixture.tx().await;
+    shared::db::messages::lock_many(&mut stop, fixture.account_id, &[follow_up]).await.unwrap();
+    let pause = fixture.set_status(campaign_id, CampaignStatus::Paused);
+    let cancel = async {
+        until_waiting(&fixture, 1).await;
+        let (removed, wake) = queue::groups::cancel(&mut stop, &grp).await.unwrap();
+        stop.wake(wake);
+        stop.commit().await.unwrap();
+        removed
+    };
+    let (paused, removed) = tokio::join!(pause, cancel);
+    assert_eq!(paused.status, CampaignStatus::Paused);
+    assert!(removed > 0);
+}
+
+#[tokio::test]
 async fn a_message_marked_before_the_reply_arrives_after_it_and_is_shown_as_crossed() {
     let fixture = Fixture::new().await;
     let (campaign_id, follow_up, rfc_id) = before_the_follow_up(&fixture).await;
