@@ -26,6 +26,13 @@ text_enum! {
     }
 }
 
+impl Channel {
+    /// Whether an account of it can be connected in this release.
+    pub const fn is_connectable(self) -> bool {
+        matches!(self, Self::Email)
+    }
+}
+
 text_enum! {
     /// Whether a channel account can send.
     ChannelAccountStatus {
@@ -103,12 +110,12 @@ impl Loads {
     }
 
     /// Chooses for one enrolment: the first of the `wanted` channels on which the contact has an address and the account
-    /// an account, and that account. While the account has none on any wanted channel, the first on which the contact has
-    /// an address: the messages wait for an account. None if the contact cannot be reached.
+    /// an account, and that account. While the account has none on any wanted channel, the first that could be connected
+    /// and on which the contact has an address: the messages wait for an account. None if the contact cannot be reached.
     pub fn choose(&mut self, wanted: &[Channel], reachable: &[Channel]) -> Option<(Channel, Option<Uuid>)> {
         let mut reachable = wanted.iter().filter(|channel| reachable.contains(channel));
         if !wanted.iter().any(|channel| self.by_channel.contains_key(channel)) {
-            return reachable.next().map(|channel| (*channel, None));
+            return reachable.find(|channel| channel.is_connectable()).map(|channel| (*channel, None));
         }
         let channel = reachable.find(|channel| self.by_channel.contains_key(channel))?;
         let mut least = self.by_channel.get_mut(channel)?.peek_mut()?;
@@ -139,11 +146,14 @@ mod tests {
             choose(&[Instagram, Twitter, Email], &[Email, Instagram, Twitter]),
             Some((Twitter, Some(3)))
         );
-        assert_eq!(choose(&[Instagram], &[Instagram]), Some((Instagram, None)), "it waits for an account");
+        assert_eq!(choose(&[Instagram], &[Instagram]), None, "no account can be connected");
         assert_eq!(choose(&[Instagram, Email], &[Instagram]), None, "the account writes by email");
         assert_eq!(choose(&[Email], &[Twitter]), None, "the contact has no address");
         let mut none = Loads::default();
         assert_eq!(none.choose(&[Instagram, Email], &[Email]), Some((Email, None)));
+        let both = [Email, Instagram];
+        assert_eq!(none.choose(&[Instagram, Email], &both), Some((Email, None)), "it waits for a mailbox");
+        assert_eq!(none.choose(&[Instagram, Email], &[Instagram]), None, "it would wait for ever");
         assert_eq!(none.choose(&[Email], &[]), None);
     }
 }
