@@ -111,6 +111,22 @@ async fn a_row_with_nul_fails_alone() {
 }
 
 #[tokio::test]
+async fn a_directory_entry_too_long_for_its_index_fails_alone() {
+    let app = TestApp::start().await;
+    // Random, since the index would take a long text that compresses well.
+    let id: String = (0..200).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    let wrong = json!({"phone": "555", "provenance": {"source": "places", "place_id": id}});
+    assert_eq!(
+        failed(app.post("/contacts", wrong.clone()).await, 422, "SERVER_005"),
+        ["provenance.place_id"]
+    );
+    let rows = json!({"contacts": [wrong, {"email": "b@example.com"}]});
+    let imported = created(app.post("/contacts/bulk-import", rows).await);
+    assert_eq!((&imported["imported"], &imported["failed"]), (&json!(1), &json!(1)));
+    assert_eq!(imported["errors"][0]["field"], "provenance.place_id");
+}
+
+#[tokio::test]
 async fn a_body_of_too_many_values_is_too_large() {
     let app = TestApp::start().await;
     let rows = format!(r#"{{"contacts": [{}{{}}]}}"#, r#"{"":0},"#.repeat(60_000));

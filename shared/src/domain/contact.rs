@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{FieldError, address, field::Checks, text_enum};
 use crate::clock::iso_ms;
 
-/// The longest name, company, phone number or other line in characters.
+/// The longest name, company, phone number, name of a directory entry or other line in characters.
 pub const LINE_CHARS_MAX: usize = 200;
 /// The longest website in characters.
 pub const WEBSITE_CHARS_MAX: usize = 2000;
@@ -212,12 +212,27 @@ impl NewContact {
                 checks.object(field, object, OBJECT_BYTES_MAX);
             }
         }
+        self.check_entry(&mut checks);
         let errors = checks.finish();
         if errors.is_empty() && !self.is_reachable() {
             let reason = "must have an email, a handle, a phone number or a website";
             return vec![FieldError::new("contact", reason)];
         }
         errors
+    }
+
+    /// What names the directory entry is looked up by an index, which takes no long texts; whatever else stands there is
+    /// one in the index too.
+    fn check_entry(&self, checks: &mut Checks) {
+        for name in ["source", "place_id"] {
+            let chars = match self.provenance.as_ref().and_then(|provenance| provenance.get(name)) {
+                None => 0,
+                Some(Value::String(text)) => text.chars().count(),
+                Some(other) => other.to_string().chars().count(),
+            };
+            let reason = format!("must have at most {LINE_CHARS_MAX} characters");
+            checks.require(chars <= LINE_CHARS_MAX, &format!("provenance.{name}"), &reason);
+        }
     }
 
     /// What it is known by: two rows with the same identity are the same contact. None: nothing names it for certain.
@@ -442,6 +457,23 @@ mod tests {
             let fields: Vec<_> = blank.normalise().into_iter().map(|error| error.field).collect();
             assert_eq!(fields, ["email"], "{email:?}");
         }
+    }
+
+    #[test]
+    fn what_names_a_directory_entry_is_short() {
+        let named = |provenance: Value| {
+            let mut new = NewContact {
+                phone: Some("555".into()),
+                provenance: Some(provenance),
+                ..NewContact::default()
+            };
+            new.normalise().into_iter().map(|error| error.field).collect::<Vec<_>>()
+        };
+        assert!(named(json!({"source": "é".repeat(200), "place_id": "x".repeat(200)})).is_empty());
+        assert!(named(json!({"place_id": 12, "note": "x".repeat(5000)})).is_empty());
+        assert_eq!(named(json!({"place_id": "x".repeat(201)})), ["provenance.place_id"]);
+        assert_eq!(named(json!({"place_id": {"is": "x".repeat(201)}})), ["provenance.place_id"]);
+        assert_eq!(named(json!({"source": "x".repeat(201)})), ["provenance.source"]);
     }
 
     #[test]
