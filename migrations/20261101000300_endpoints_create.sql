@@ -5,9 +5,11 @@ $$;
 
 -- Creates the daily partitions of a history table from today to `days` ahead; the DEFAULT partition takes what falls
 -- outside, and a gauge says when it is not empty. Rows that lie there for a day to be made move into it. A day that cannot
--- be made now, since more such rows keep coming or somebody holds them, is left for the next call: it stops no other.
+-- be made now, since more such rows keep coming or somebody holds them, is left for the next call: it stops no other, and
+-- waits so little that all the days together stay far from the statement's time.
 -- Attached, not created as a partition, so that the parent can be read and written meanwhile.
-create function ensure_partitions(parent text, days integer) returns integer language plpgsql as $$
+create function ensure_partitions(parent text, days integer) returns integer language plpgsql
+set lock_timeout = '1s' as $$
 declare
     day date;
     child text;
@@ -26,7 +28,7 @@ begin
                 insert into %I select * from strays', parent || '_default', low, high, child);
             execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child, low, high);
             made := made + 1;
-        exception when check_violation or lock_not_available then
+        exception when check_violation or lock_not_available or deadlock_detected then
             raise warning 'the partition % is not made yet: %', child, sqlerrm;
         end;
     end loop;

@@ -2,6 +2,8 @@
 
 use sqlx::{FromRow, PgConnection};
 
+/// The history tables.
+pub const TABLES: [&str; 3] = ["attempts", "deliveries", "events"];
 /// Beyond this many the exact number of strays says nothing new.
 const STRAYS_MAX: i64 = 10_000;
 
@@ -14,14 +16,10 @@ pub struct Strays {
     pub rows: i32,
 }
 
-/// Makes the daily partitions of all history tables from today to `days` ahead, and returns how many were missing.
-pub async fn ensure(conn: &mut PgConnection, days: i32) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(
-        "select ensure_partitions('events', $1) + ensure_partitions('deliveries', $1) + ensure_partitions('attempts', $1)",
-    )
-    .bind(days)
-    .fetch_one(conn)
-    .await
+/// Makes the daily partitions of a history table from today to `days` ahead, and returns how many were missing. A
+/// transaction for each table: until its end, what is written outside all days waits.
+pub async fn ensure(conn: &mut PgConnection, table: &str, days: i32) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar("select ensure_partitions($1, $2)").bind(table).bind(days).fetch_one(conn).await
 }
 
 /// How many rows each history table has outside its partitions; it should be none.

@@ -15,14 +15,17 @@ pub async fn run(_payload: jobs::MaintainPartitions, job: Job, ctx: Shared) -> H
     let mut conn = ctx.database.pool().acquire().await?;
     show_strays(&mut conn).await?;
     drop(conn);
-    let mut tx = ctx.database.begin().await?;
-    let made = partitions::ensure(&mut tx, DAYS_AHEAD).await?;
-    show_strays(&mut tx).await?;
-    let outcome = finish(tx, &job, Outcome::Done).await?;
-    if made > 0 {
-        tracing::info!(partitions = made, "made");
+    for table in partitions::TABLES {
+        let mut tx = ctx.database.begin().await?;
+        let made = partitions::ensure(&mut tx, table, DAYS_AHEAD).await?;
+        tx.commit().await?;
+        if made > 0 {
+            tracing::info!(table, partitions = made, "made");
+        }
     }
-    Ok(outcome)
+    let mut tx = ctx.database.begin().await?;
+    show_strays(&mut tx).await?;
+    finish(tx, &job, Outcome::Done).await
 }
 
 /// Shows how many rows lie outside all partitions: the job has not run for a week, or ids come from another time.
