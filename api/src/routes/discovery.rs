@@ -6,10 +6,8 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::{
-    Tx,
-    db::{campaigns, contacts, discovery_jobs as db},
+    db::{contacts, discovery_jobs as db},
     domain::{
-        campaign::CampaignStatus,
         contact::Contact,
         discovery::{Criteria, DiscoveryJob, DiscoveryStatus},
     },
@@ -107,7 +105,6 @@ pub async fn search(
     let criteria = search.into_criteria();
     ApiError::unless_empty(criteria.validate())?;
     let mut tx = app.database.begin().await?;
-    check_campaign(&mut tx, caller.account_id, campaign_id).await?;
     let job = engine::start_job(&mut tx, caller.account_id, campaign_id, &criteria, TOP_PRIORITY).await?;
     let metadata = json!({"campaign_id": campaign_id, "criteria": criteria, "enrich_emails": enrich_emails});
     caller.audit(&mut tx, "discover_contacts", "discovery_job", Some(job.id), metadata).await?;
@@ -149,17 +146,6 @@ impl SearchResult {
     fn partial(job_id: Uuid) -> Self {
         Self { contacts: Vec::new(), total_results: 0, source_counts: BTreeMap::new(), partial: true, job_id }
     }
-}
-
-/// A search for a campaign that is not there, or takes no contacts any more, would lose what it finds.
-async fn check_campaign(tx: &mut Tx, account_id: Uuid, campaign_id: Option<Uuid>) -> Result<(), ApiError> {
-    let Some(id) = campaign_id else { return Ok(()) };
-    let campaign = campaigns::find(tx, account_id, id).await?;
-    let campaign = campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
-    if campaign.status == CampaignStatus::Completed {
-        return Err(ApiError::new(Code::Conflict).saying("a campaign that is completed takes no contacts"));
-    }
-    Ok(())
 }
 
 /// The job and what it found, once it has ended.
