@@ -34,8 +34,8 @@ pub fn without_settings(command: &mut Command) {
     }
 }
 
-/// Where programs and files are.
-const OF_THE_MACHINE: [&str; 3] = ["IRIS_HOME", "IRIS_PG_BIN", "IRIS_WORLD_BIN"];
+/// The settings that say where programs and files are on one machine.
+pub const OF_THE_MACHINE: [&str; 3] = ["IRIS_HOME", "IRIS_PG_BIN", "IRIS_WORLD_BIN"];
 
 /// The binary of the simulated outside: IRIS_WORLD_BIN, or one built now.
 pub fn world() -> PathBuf {

@@ -8,7 +8,7 @@ mod binaries;
 mod client;
 mod stack;
 
-pub use binaries::{iris, iris_command, repository, without_settings, world};
+pub use binaries::{OF_THE_MACHINE, iris, iris_command, repository, without_settings, world};
 pub use client::{Answer, Client};
 pub use stack::{Options, ROLES, Stack};
 

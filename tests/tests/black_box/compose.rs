@@ -12,11 +12,6 @@ fn settings() -> BTreeSet<String> {
     names.map(ToOwned::to_owned).collect()
 }
 
-/// Those of them that say where things are on one machine: a container has its own.
-fn of_the_machine() -> BTreeSet<String> {
-    ["IRIS_HOME", "IRIS_PG_BIN", "IRIS_WORLD_BIN"].map(ToOwned::to_owned).into()
-}
-
 #[test]
 fn compose_names_services_and_settings_that_exist() {
     let text = fs::read_to_string(tests::repository().join("docker-compose.yml")).unwrap();
@@ -25,13 +20,14 @@ fn compose_names_services_and_settings_that_exist() {
     let services = compose["services"].as_mapping().unwrap();
     let names: BTreeSet<&str> = services.keys().filter_map(Value::as_str).collect();
     assert_eq!(names, ["api", "dispatcher", "migrate", "postgres", "worker"].into());
-    let (known, machine) = (settings(), of_the_machine());
+    let known = settings();
     for (name, service) in services {
         let name = name.as_str().unwrap();
         if name == "postgres" {
             continue;
         }
-        for setting in known.iter().filter(|setting| !machine.contains(*setting)) {
+        // A container has its own machine.
+        for setting in known.iter().filter(|setting| !tests::OF_THE_MACHINE.contains(&setting.as_str())) {
             let passed = service["environment"].get(setting.as_str()).is_some();
             assert!(passed, "{setting} cannot be set for {name}");
         }
