@@ -1,4 +1,5 @@
-//! The 16 facts that iris tells its customers.
+//! The 16 facts that iris tells its customers. Nothing in this release reports an opening, and no operation deletes a contact:
+//! only a test event is ever `message.opened` or `contact.deleted`.
 
 use serde_json::Value;
 use uuid::Uuid;
