@@ -146,10 +146,13 @@ async fn try_ensure(
     let name = sender.display_name.as_deref();
     let mailbox =
         channel_accounts::ensure(&mut tx, account.id, Channel::Email, &sender.address, name).await?;
-    // A role that is not told the inbound secret must not take it from the one that was.
+    // A role that is not told the inbound secret must not take it from the one that was, whatever the address is now.
     if secrets.inbound_secret.is_none() {
-        secrets.inbound_secret =
-            MailboxSecrets::open(secret_key, &mailbox).ok().and_then(|stored| stored.inbound_secret);
+        let before = channel_accounts::find_from_settings(&mut tx, account.id, Channel::Email).await?;
+        secrets.inbound_secret = [before.as_ref(), Some(&mailbox)]
+            .into_iter()
+            .flatten()
+            .find_map(|mailbox| MailboxSecrets::open(secret_key, mailbox).ok()?.inbound_secret);
     }
     let place = ChannelAccount::secrets_place(mailbox.id);
     let sealed = secret_key.seal(&place, &serde_json::to_string(&secrets)?)?;

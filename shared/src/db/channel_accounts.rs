@@ -87,6 +87,25 @@ pub async fn list_for_inbound(
     .await
 }
 
+/// The channel account of a channel that the settings named last.
+pub async fn find_from_settings(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    channel: Channel,
+) -> Result<Option<ChannelAccount>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from channel_accounts
+         where account_id = $1 and channel = $2 and from_settings
+         order by status = 'disconnected', updated_at desc, id desc limit 1"
+    ))
+    .bind(account_id)
+    .bind(channel)
+    .fetch_optional(conn)
+    .await
+}
+
 /// The channel account of an address, made if there is none. A new one has no secrets: they are sealed for its id and
 /// come with [`record_secrets`].
 pub async fn ensure(

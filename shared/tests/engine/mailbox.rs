@@ -110,4 +110,17 @@ async fn a_role_without_the_inbound_secret_keeps_the_stored_one() {
     ensure_mailbox(&fixture.database, &key, &settings("old@iris.test", Some("another secret 16"))).await;
     let stored = MailboxSecrets::open(&key, &mailboxes(&fixture).await[0]).unwrap();
     assert_eq!(stored.inbound_secret.as_deref(), Some("another secret 16"));
+
+    // The one given last stays with another address, and back.
+    for (address, told, stays) in [
+        ("new@iris.test", None, "another secret 16"),
+        ("new@iris.test", Some("the third one of 16"), "the third one of 16"),
+        ("old@iris.test", None, "the third one of 16"),
+    ] {
+        ensure_mailbox(&fixture.database, &key, &settings(address, told)).await;
+        let mailboxes = mailboxes(&fixture).await;
+        let mailbox = mailboxes.iter().find(|mailbox| mailbox.address == address).unwrap();
+        let stored = MailboxSecrets::open(&key, mailbox).unwrap();
+        assert_eq!(stored.inbound_secret.as_deref(), Some(stays), "{address}");
+    }
 }
