@@ -193,10 +193,14 @@ pub async fn count(
 }
 
 /// How far a campaign is; zeros for one that does not exist. What was sent, delivered, opened or answered is counted by
-/// its time and so never goes down; the others are where messages stand now.
+/// its time and so never goes down; the others are where messages stand now. Blocked is what shows a reason where it is
+/// looked at, so also what could leave but for its mailbox's closed lane.
 pub async fn progress(conn: &mut PgConnection, account_id: Uuid, id: Uuid) -> Result<Progress, sqlx::Error> {
     sqlx::query_as(
-        "select e.*, m.* from (
+        "with closed as materialized (
+            select lane from queue.lanes where queue = 'send' and (paused or closed_until > now())
+         )
+         select e.*, m.* from (
             select count(*) as discovered,
                 count(*) filter (where conversation_id is not null) as enrolled,
                 count(*) filter (where replied_order is not null) as replied,
@@ -214,7 +218,9 @@ pub async fn progress(conn: &mut PgConnection, account_id: Uuid, id: Uuid) -> Re
                 count(*) filter (where status = 'bounced') as bounced,
                 count(*) filter (where status = 'failed') as failed,
                 count(*) filter (where status in ('pending', 'approved', 'scheduled') and (blocked_reason is not null
-                    or is_paused_step(account_id, campaign_id, enrolment_id, status))) as blocked,
+                    or is_paused_step(account_id, campaign_id, enrolment_id, status)
+                    or (status <> 'pending' and coalesce(due_at, now()) <= now()
+                        and channel_account_id::text in (select lane from closed)))) as blocked,
                 count(*) filter (where status = 'unknown') as unknown,
                 count(*) filter (where sent_at is not null and step > 0) as followups,
                 count(*) filter (where status = 'rejected') as rejected,
