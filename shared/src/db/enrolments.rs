@@ -124,7 +124,7 @@ pub async fn record_started(
     Ok(())
 }
 
-/// Gives a locked enrolment that started without one its mailbox.
+/// Gives a locked enrolment that has none, or a disconnected one, its mailbox.
 pub async fn record_mailbox(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -132,8 +132,7 @@ pub async fn record_mailbox(
     channel_account_id: Uuid,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update enrolments set channel_account_id = $3, updated_at = now()
-         where account_id = $1 and id = $2 and channel_account_id is null",
+        "update enrolments set channel_account_id = $3, updated_at = now() where account_id = $1 and id = $2",
     )
     .bind(account_id)
     .bind(id)

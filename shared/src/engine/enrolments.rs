@@ -11,7 +11,7 @@ use crate::{
     domain::{
         Channel,
         campaign::{Campaign, CampaignStatus},
-        channel::{ChannelAccount, Loads},
+        channel::{ChannelAccount, ChannelAccountStatus, Loads},
         enrolment::{Enrolment, EnrolmentStatus, StopReason},
     },
     events::{EventType, NewEvent},
@@ -139,26 +139,36 @@ async fn converse(
     Ok(contact_ids.iter().filter_map(|contact_id| by_contact.get(contact_id).copied()).collect())
 }
 
-/// The mailbox of a locked enrolment; one that started without any is given one if there is one now.
+/// The mailbox of a locked enrolment; one that has none, or one that is disconnected, is given another if there is one.
 pub(super) async fn find_mailbox(
     conn: &mut PgConnection,
     enrolment: &Enrolment,
 ) -> Result<Option<ChannelAccount>, EngineError> {
     let account_id = enrolment.account_id;
-    let id = if enrolment.channel_account_id.is_some() {
-        enrolment.channel_account_id
-    } else {
-        let channel: Vec<Channel> = enrolment.channel.into_iter().collect();
-        let mut loads = Loads::new(&db::channel_accounts::list_loads(conn, account_id).await?);
-        let chosen = loads.choose(&channel, &channel).and_then(|(_, id)| id);
-        if let Some(id) = chosen {
-            db::enrolments::record_mailbox(conn, account_id, enrolment.id, id).await?;
+    if let Some(id) = enrolment.channel_account_id {
+        let mailbox = db::channel_accounts::find(conn, account_id, id).await?;
+        if mailbox.as_ref().is_some_and(|mailbox| mailbox.status != ChannelAccountStatus::Disconnected) {
+            return Ok(mailbox);
         }
-        chosen
-    };
-    match id {
-        Some(id) => Ok(db::channel_accounts::find(conn, account_id, id).await?),
-        None => Ok(None),
+    }
+    let Some(channel) = enrolment.channel else { return Ok(None) };
+    let chosen = choose_mailbox(conn, account_id, channel).await?;
+    if let Some(mailbox) = &chosen {
+        db::enrolments::record_mailbox(conn, account_id, enrolment.id, mailbox.id).await?;
+    }
+    Ok(chosen)
+}
+
+/// The least loaded mailbox of a channel.
+pub(super) async fn choose_mailbox(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    channel: Channel,
+) -> Result<Option<ChannelAccount>, EngineError> {
+    let mut loads = Loads::new(&db::channel_accounts::list_loads(conn, account_id).await?);
+    match loads.choose(&[channel], &[channel]) {
+        Some((_, Some(id))) => Ok(db::channel_accounts::find(conn, account_id, id).await?),
+        _ => Ok(None),
     }
 }
 

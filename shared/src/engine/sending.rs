@@ -12,10 +12,10 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{EngineError, bounces, enrolments, sequence};
+use super::{EngineError, bounces, enrolments, messages::send_job, sequence};
 use crate::{
     Clock, Tx,
     db::{self, messages::SendRow, outbox},
@@ -87,21 +87,22 @@ pub enum Prepared {
         /// For how long; None when waiting does not help.
         after: Option<Duration>,
     },
+    /// It could, but has no mailbox, or one that is disconnected: call [`bind_mailbox`].
+    Homeless,
     /// There is nothing to send: it is gone, sent, cancelled, or not approved.
     Finished,
     /// A run before this one marked it and did not record what came of it: call [`record_unknown`].
     WasSending,
 }
 
-/// Reads whether a message may leave, without a lock: [`mark_sending`] judges again. One that was drafted while there
-/// was no mailbox is given one first, if there is one now.
+/// Reads whether a message may leave, without a lock: [`mark_sending`] judges again.
 pub async fn prepare(
     conn: &mut PgConnection,
     clock: &Clock,
     account_id: Uuid,
     message_id: Uuid,
 ) -> Result<Prepared, EngineError> {
-    let Some(mut row) = db::messages::find_to_send(conn, account_id, message_id).await? else {
+    let Some(row) = db::messages::find_to_send(conn, account_id, message_id).await? else {
         return Ok(Prepared::Finished);
     };
     match row.status {
@@ -117,10 +118,12 @@ pub async fn prepare(
     }
     let mailbox = match row.channel_account_id {
         Some(id) => db::channel_accounts::find(conn, account_id, id).await?,
-        None => bind_mailbox(conn, account_id, message_id, &mut row).await?,
+        None => None,
     };
-    if let Some((reason, after)) = obstacle(conn, clock, account_id, &row, mailbox.as_ref()).await? {
-        return Ok(Prepared::Blocked { reason, after });
+    match obstacle(conn, clock, account_id, &row, mailbox.as_ref()).await? {
+        Some((BlockedReason::NoAccount, Some(_))) => return Ok(Prepared::Homeless),
+        Some((reason, after)) => return Ok(Prepared::Blocked { reason, after }),
+        None => {}
     }
     let (Some(mailbox), Some(to)) = (mailbox, row.recipient) else {
         return Ok(Prepared::Blocked { reason: BlockedReason::NoAccount, after: None });
@@ -143,29 +146,6 @@ pub async fn prepare(
         in_reply_to: row.thread.last().cloned(),
         references: row.thread,
     })))
-}
-
-/// Gives a step that has no mailbox its enrolment's, in a transaction of its own.
-async fn bind_mailbox(
-    conn: &mut PgConnection,
-    account_id: Uuid,
-    message_id: Uuid,
-    row: &mut SendRow,
-) -> Result<Option<ChannelAccount>, EngineError> {
-    let mut tx = conn.begin().await?;
-    let Some(enrolment) = db::enrolments::lock_of_messages(&mut tx, account_id, &[message_id]).await?.pop()
-    else {
-        return Ok(None);
-    };
-    let mailbox = enrolments::find_mailbox(&mut tx, &enrolment).await?;
-    if let Some(mailbox) = &mailbox {
-        let rfc_message_id = message::rfc_message_id(message_id, mailbox);
-        db::messages::record_mailbox(&mut tx, account_id, message_id, mailbox.id, rfc_message_id.as_deref())
-            .await?;
-        row.rfc_message_id = row.rfc_message_id.take().or(rfc_message_id);
-    }
-    tx.commit().await?;
-    Ok(mailbox)
 }
 
 /// What keeps an approved message from leaving, what cannot be waited out first.
@@ -228,6 +208,35 @@ async fn cap_wait(
     Ok(wait.map(|wait_ms| Duration::from_millis(u64::try_from(wait_ms).unwrap_or_default().max(1))))
 }
 
+/// Gives a message that has no mailbox, or a disconnected one, another: its passage's, or the least loaded of its channel.
+/// It goes on in the lane of that one, by a job of its own: None says that the present one is done. Without any mailbox
+/// the message shows `no_account`, and the job waits for the time returned.
+pub async fn bind_mailbox(
+    tx: &mut Tx,
+    account_id: Uuid,
+    message_id: Uuid,
+) -> Result<Option<Duration>, EngineError> {
+    let enrolment = lock_enrolment(tx, account_id, message_id).await?;
+    let message = lock(tx, account_id, message_id).await?;
+    let mailbox = match &enrolment {
+        Some(enrolment) => enrolments::find_mailbox(tx, enrolment).await?,
+        None => enrolments::choose_mailbox(tx, account_id, message.channel).await?,
+    };
+    let Some(mailbox) = mailbox else {
+        let reason = BlockedReason::NoAccount;
+        record_blocked(tx, account_id, message_id, reason, Some(MAILBOX_RETRY)).await?;
+        return Ok(Some(MAILBOX_RETRY));
+    };
+    let rfc_message_id = message::rfc_message_id(message_id, &mailbox);
+    let bound =
+        db::messages::record_mailbox(tx, account_id, message_id, mailbox.id, rfc_message_id.as_deref())
+            .await?;
+    if let Some(message) = bound {
+        tx.enqueue(&[send_job(&message)?]).await?;
+    }
+    Ok(None)
+}
+
 /// Records why a message does not leave. With a time it shows `blocked_reason` and `next_attempt_at`, and its job waits.
 /// Without one: a suppressed contact cancels the message and stops the passage, open variables give the message back to
 /// those who approve, a contact without an address on the channel fails it.
@@ -244,7 +253,7 @@ pub async fn record_blocked(
             return Ok(());
         }
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
-        db::messages::record_blocked(tx, account_id, message_id, reason, after_ms).await?;
+        db::messages::record_waiting(tx, account_id, message_id, Some(reason), None, after_ms).await?;
         return Ok(());
     }
     match reason {
@@ -263,6 +272,21 @@ pub async fn record_blocked(
         }
     }
     Ok(())
+}
+
+/// Shows what kept an approved message from leaving, and when it is tried again. What the recipient's side put off has
+/// no `reason` of ours: the error says what it answered.
+pub async fn record_put_off(
+    tx: &mut Tx,
+    account_id: Uuid,
+    message_id: Uuid,
+    reason: Option<BlockedReason>,
+    error: &str,
+    after: Duration,
+) -> Result<(), EngineError> {
+    let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+    let error = cut(error);
+    Ok(db::messages::record_waiting(tx, account_id, message_id, reason, Some(&error), after_ms).await?)
 }
 
 /// Whether a message was marked.

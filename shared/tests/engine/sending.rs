@@ -4,10 +4,11 @@ use serde_json::json;
 use shared::{
     Clock,
     domain::{
+        Channel,
         campaign::{CampaignPatch, NewCampaign},
         contact::ContactStatus,
         enrolment::{EnrolmentStatus, StopReason},
-        message::{BlockedReason, MessageStatus},
+        message::{BlockedReason, Message, MessageStatus},
         send_window::SendWindow,
     },
     engine::{
@@ -34,13 +35,46 @@ async fn ready(fixture: &Fixture, message_id: Uuid) -> Box<Outgoing> {
 }
 
 async fn blocked(fixture: &Fixture, message_id: Uuid) -> (BlockedReason, Option<Duration>) {
-    let Prepared::Blocked { reason, after } = prepare(fixture, message_id).await else {
-        panic!("not blocked")
+    let mut tx = fixture.tx().await;
+    let account_id = fixture.account_id;
+    let waits = match prepare(fixture, message_id).await {
+        Prepared::Blocked { reason, after } => {
+            engine::sending::record_blocked(&mut tx, account_id, message_id, reason, after).await.unwrap();
+            (reason, after)
+        }
+        Prepared::Homeless => {
+            let after = engine::sending::bind_mailbox(&mut tx, account_id, message_id).await.unwrap();
+            (BlockedReason::NoAccount, Some(after.expect("there is no mailbox")))
+        }
+        other => panic!("{other:?}"),
+    };
+    tx.commit().await.unwrap();
+    waits
+}
+
+/// A direct send into the conversation of a message.
+async fn directly(fixture: &Fixture, earlier: &Message) -> Message {
+    let direct = DirectSend {
+        channel: Channel::Email,
+        conversation_id: earlier.conversation_id,
+        recipient_id: earlier.contact_id,
+        subject: None,
+        content: "One more thing".into(),
+        variables: json!({}),
     };
     let mut tx = fixture.tx().await;
-    engine::sending::record_blocked(&mut tx, fixture.account_id, message_id, reason, after).await.unwrap();
+    let message = engine::messages::send_direct(&mut tx, fixture.account_id, &direct).await.unwrap();
     tx.commit().await.unwrap();
-    (reason, after)
+    message
+}
+
+/// Gives a message that has no usable mailbox one.
+async fn bind(fixture: &Fixture, message_id: Uuid) {
+    assert!(matches!(prepare(fixture, message_id).await, Prepared::Homeless));
+    let mut tx = fixture.tx().await;
+    let after = engine::sending::bind_mailbox(&mut tx, fixture.account_id, message_id).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(after, None, "there is a mailbox");
 }
 
 /// A campaign with one contact and its approved first message.
@@ -341,17 +375,7 @@ async fn a_cap_that_is_raised_or_removed_lets_go_what_it_held() {
     let active = fixture.active_campaign(&new, &["a@x.example", "b@x.example", "c@x.example"]).await;
     let sent = fixture.sent(fixture.enrolment(active.id, "a@x.example").await.id, 0).await;
     let step = fixture.approved(fixture.enrolment(active.id, "b@x.example").await.id, 0).await;
-    let send = DirectSend {
-        channel: shared::domain::Channel::Email,
-        conversation_id: sent.conversation_id,
-        recipient_id: sent.contact_id,
-        subject: None,
-        content: "One more thing".into(),
-        variables: json!({}),
-    };
-    let mut tx = fixture.tx().await;
-    let direct = engine::messages::send_direct(&mut tx, fixture.account_id, &send).await.unwrap();
-    tx.commit().await.unwrap();
+    let direct = directly(&fixture, &sent).await;
     // One that waits for its mailbox keeps its timer.
     let other = fixture.approved(fixture.enrolment(active.id, "c@x.example").await.id, 0).await;
     let hold = async || {
@@ -422,6 +446,24 @@ async fn a_paused_or_removed_mailbox_and_a_paused_campaign_make_it_wait() {
 }
 
 #[tokio::test]
+async fn what_a_closed_lane_keeps_is_counted_as_it_is_shown() {
+    let fixture = Fixture::new().await;
+    let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
+    let lane = fixture.mailbox.id.to_string();
+    let (hour, reason) = (Duration::from_secs(3600), BlockedReason::MailboxPaused);
+    queue::lanes::close(&mut *fixture.conn().await, "send", &lane, hour, reason.as_str()).await.unwrap();
+    assert_eq!(fixture.message(message_id).await.blocked_reason, Some(reason));
+    assert_eq!(fixture.progress(campaign_id).await.blocked, 1);
+    // What is not due yet does not wait for the lane.
+    sqlx::query("update messages set due_at = now() + interval '1 hour'")
+        .execute(fixture.database.pool())
+        .await
+        .unwrap();
+    assert_eq!(fixture.message(message_id).await.blocked_reason, None);
+    assert_eq!(fixture.progress(campaign_id).await.blocked, 0);
+}
+
+#[tokio::test]
 async fn a_pause_forgets_nothing_that_a_message_waits_for() {
     let fixture = Fixture::new().await;
     let (campaign_id, _, message_id) = first_message(&fixture, &campaign()).await;
@@ -463,10 +505,19 @@ async fn without_a_mailbox_messages_wait_for_one() {
             .await
             .unwrap();
     tx.commit().await.unwrap();
+    fixture.clear_jobs().await;
+    bind(&fixture, message_id).await;
+    // It goes on in the lane that the mailbox's pace and pauses are set for.
+    let job = fixture.jobs("send").await.pop().unwrap();
+    assert_eq!(
+        (job.lane, job.payload["message_id"].as_str()),
+        (mailbox.id.to_string(), Some(&*message_id.to_string()))
+    );
+    assert_eq!(job.group, Some(shared::jobs::enrolment_group(campaign_id, enrolment_id)));
     let outgoing = ready(&fixture, message_id).await;
     assert_eq!(outgoing.mailbox.id, mailbox.id);
     let message = fixture.message(message_id).await;
-    assert_eq!(message.channel_account_id, Some(mailbox.id));
+    assert_eq!((message.channel_account_id, message.blocked_reason), (Some(mailbox.id), None));
     assert_eq!(message.rfc_message_id.as_deref(), Some(outgoing.rfc_message_id.as_str()));
     assert!(outgoing.rfc_message_id.ends_with("@iris.test>"));
     fixture.mark(message_id).await;
@@ -475,6 +526,42 @@ async fn without_a_mailbox_messages_wait_for_one() {
     assert_eq!(enrolment.channel_account_id, Some(mailbox.id));
     let follow_up = fixture.approved(enrolment_id, 1).await;
     assert_eq!(follow_up.channel_account_id, Some(mailbox.id));
+}
+
+#[tokio::test]
+async fn what_started_on_a_mailbox_that_is_no_longer_used_leaves_from_another() {
+    let fixture = Fixture::new().await;
+    let old = fixture.mailbox.id;
+    let active = fixture.active_campaign(&campaign(), &["a@x.example", "b@x.example"]).await;
+    let sent = fixture.sent(fixture.enrolment(active.id, "a@x.example").await.id, 0).await;
+    let waiting = fixture.enrolment(active.id, "b@x.example").await;
+    let step = fixture.approved(waiting.id, 0).await;
+    let direct = directly(&fixture, &sent).await;
+    let mut tx = fixture.tx().await;
+    // As if both had been written by somebody who did not see the change of the mailbox.
+    sqlx::query("update channel_accounts set status = 'disconnected'").execute(&mut *tx).await.unwrap();
+    let new = shared::db::channel_accounts::ensure(
+        &mut tx,
+        fixture.account_id,
+        Channel::Email,
+        "new@iris.test",
+        None,
+    )
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    fixture.clear_jobs().await;
+    for message in [&step, &direct] {
+        assert_eq!(message.channel_account_id, Some(old));
+        bind(&fixture, message.id).await;
+        assert_eq!(ready(&fixture, message.id).await.mailbox.id, new.id);
+    }
+    let lanes: Vec<_> = fixture.jobs("send").await.into_iter().map(|job| job.lane).collect();
+    assert_eq!(lanes, vec![new.id.to_string(); 2]);
+    assert_eq!(fixture.enrolment(active.id, "b@x.example").await.channel_account_id, Some(new.id));
+    // A draft finds out by itself.
+    let follow_up = fixture.approved(sent.enrolment_id.unwrap(), 1).await;
+    assert_eq!(follow_up.channel_account_id, Some(new.id));
 }
 
 #[tokio::test]

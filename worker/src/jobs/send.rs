@@ -18,7 +18,6 @@ use std::time::Duration;
 use queue::{CompleteError, Job, Outcome};
 use shared::{
     Tx,
-    db::messages,
     domain::message::BlockedReason,
     engine::{
         self, EngineError,
@@ -57,6 +56,7 @@ pub async fn run(payload: jobs::Send, job: Job, ctx: Shared) -> Handled {
         Prepared::Blocked { reason, after } => {
             within(DATABASE_DEADLINE, wait(&ctx, &job, &payload, reason, after)).await
         }
+        Prepared::Homeless => within(DATABASE_DEADLINE, bind(&ctx, &job, &payload)).await,
         Prepared::Finished => Ok(Outcome::Done),
         Prepared::WasSending => within(DATABASE_DEADLINE, lose(&ctx, &job, &payload)).await,
     }
@@ -83,6 +83,16 @@ async fn wait(
     count("blocked");
     let mut tx = ctx.database.begin().await?;
     engine::sending::record_blocked(&mut tx, payload.account_id, payload.message_id, reason, after).await?;
+    finish(tx, job, after.map_or(Outcome::Done, Outcome::snooze)).await
+}
+
+/// Gives the message a mailbox, in whose lane another job sends it, or waits for one.
+async fn bind(ctx: &Context, job: &Job, payload: &jobs::Send) -> Handled {
+    let mut tx = ctx.database.begin().await?;
+    let after = engine::sending::bind_mailbox(&mut tx, payload.account_id, payload.message_id).await?;
+    if after.is_some() {
+        count("blocked");
+    }
     finish(tx, job, after.map_or(Outcome::Done, Outcome::snooze)).await
 }
 
@@ -254,7 +264,7 @@ async fn write(
         Delivered::Refused(Refusal::Deferred { error } | Refusal::Unavailable { error }) => match outcome {
             Outcome::Retry { after: Some(after), .. } => {
                 engine::sending::record_put_back(tx, account_id, message_id, error).await?;
-                put_off(tx, outgoing, None, error, *after).await?;
+                engine::sending::record_put_off(tx, account_id, message_id, None, error, *after).await?;
             }
             _ => {
                 engine::sending::record_failed(tx, account_id, message_id, &given_up(error)).await?;
@@ -262,18 +272,6 @@ async fn write(
         },
     }
     Ok(())
-}
-
-/// Shows on the message what keeps it and until when.
-async fn put_off(
-    tx: &mut Tx,
-    outgoing: &Outgoing,
-    reason: Option<BlockedReason>,
-    error: &str,
-    after: Duration,
-) -> Result<(), sqlx::Error> {
-    let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
-    messages::record_put_off(tx, outgoing.account_id, outgoing.message_id, reason, error, after_ms).await
 }
 
 /// A refusal before the mark: nothing has left.
@@ -299,7 +297,7 @@ async fn refused(ctx: &Context, job: &Job, outgoing: &Outgoing, refusal: Refusal
         Refusal::Deferred { error } => {
             count("deferred");
             let after = deferral(job.attempt());
-            put_off(&mut tx, outgoing, None, &error, after).await?;
+            engine::sending::record_put_off(&mut tx, account_id, message_id, None, &error, after).await?;
             Outcome::Retry { error, after: Some(after) }
         }
         Refusal::Unavailable { error } => {
@@ -313,7 +311,8 @@ async fn refused(ctx: &Context, job: &Job, outgoing: &Outgoing, refusal: Refusal
             );
             // The whole lane waits: its other messages would only find out the same, a slot each. They show its reason.
             let reason = BlockedReason::MailboxPaused;
-            put_off(&mut tx, outgoing, Some(reason), &error, after).await?;
+            engine::sending::record_put_off(&mut tx, account_id, message_id, Some(reason), &error, after)
+                .await?;
             queue::lanes::close(&mut tx, job.queue(), job.lane(), after, reason.as_str()).await?;
             Outcome::snooze(after)
         }

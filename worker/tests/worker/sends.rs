@@ -345,3 +345,23 @@ async fn an_idle_connection_is_used_again_and_replaced_when_it_is_gone() {
     let seen = server.seen();
     assert_eq!((seen.texts.len(), seen.connections, seen.resets), (3, 2, 2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_gets_its_mailbox_late_leaves_in_its_lane() {
+    let server = SmtpServer::start().await;
+    let mut bench = Bench::start(&server.url()).await;
+    let claimed = bench.ready_to_send(CONTACT).await;
+    let id = claimed.payload.message_id;
+    for table in ["enrolments", "messages"] {
+        let forget = format!("update {table} set channel_account_id = null");
+        sqlx::query(sqlx::AssertSqlSafe(forget)).execute(bench.database.pool()).await.unwrap();
+    }
+    // As if it had been approved while there was no mailbox.
+    sqlx::query("update queue.running set lane = tenant").execute(bench.database.pool()).await.unwrap();
+    assert_eq!(bench.send(claimed).await, Outcome::Done);
+    let again = soon(bench.sends.next()).await.unwrap();
+    assert_eq!((again.payload.message_id, again.job.lane()), (id, bench.mailbox.id.to_string().as_str()));
+    assert_eq!(bench.send(again).await, Outcome::Done);
+    assert_eq!(bench.status(id).await, MessageStatus::Sent);
+    assert_eq!(server.seen().texts.len(), 1);
+}

@@ -64,8 +64,8 @@ pub use decide::{
 };
 pub use sending::{
     MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_arrived_early,
-    record_blocked, record_cancelled, record_mailbox, record_put_back, record_put_off, record_refused,
-    record_sending, record_sent, record_unapproved, record_unknown,
+    record_cancelled, record_mailbox, record_put_back, record_refused, record_sending, record_sent,
+    record_unapproved, record_unknown, record_waiting,
 };
 
 /// A message to be written.

@@ -172,57 +172,36 @@ pub async fn record_sending(
     Ok(done.rows_affected() > 0)
 }
 
-/// Gives a message that was drafted without one its mailbox and its Message-ID; its enrolment is locked.
+/// Gives a locked message that has not left its mailbox, and a Message-ID if it has none; its enrolment is locked. None when
+/// it is not to leave any more.
 pub async fn record_mailbox(
     conn: &mut PgConnection,
     account_id: Uuid,
     id: Uuid,
     channel_account_id: Uuid,
     rfc_message_id: Option<&str>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update messages set channel_account_id = $3, rfc_message_id = coalesce(rfc_message_id, $4), updated_at = now()
-         where account_id = $1 and id = $2 and channel_account_id is null and status in ('approved', 'scheduled')",
-    )
+) -> Result<Option<Message>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "update messages set channel_account_id = $3, rfc_message_id = coalesce(rfc_message_id, $4), blocked_reason = null,
+            next_attempt_at = null, updated_at = now()
+         where account_id = $1 and id = $2 and status in ('approved', 'scheduled') returning ",
+        columns!()
+    ))
     .bind(account_id)
     .bind(id)
     .bind(channel_account_id)
     .bind(rfc_message_id)
-    .execute(conn)
-    .await?;
-    Ok(())
+    .fetch_optional(conn)
+    .await
 }
 
-/// Shows what an approved message waits for, and until when.
-pub async fn record_blocked(
-    conn: &mut PgConnection,
-    account_id: Uuid,
-    id: Uuid,
-    reason: BlockedReason,
-    after_ms: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update messages set blocked_reason = $3, next_attempt_at = now() + $4 * interval '1 millisecond', error = null,
-            updated_at = now()
-         where account_id = $1 and id = $2 and status in ('approved', 'scheduled')",
-    )
-    .bind(account_id)
-    .bind(id)
-    .bind(reason)
-    .bind(after_ms)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Shows what kept an approved message from leaving, and when it is tried again. What the recipient's side put off has
-/// no `reason` of ours: the error says what it answered.
-pub async fn record_put_off(
+/// Shows what an approved message waits for, and until when; an error says what was answered when it was tried.
+pub async fn record_waiting(
     conn: &mut PgConnection,
     account_id: Uuid,
     id: Uuid,
     reason: Option<BlockedReason>,
-    error: &str,
+    error: Option<&str>,
     after_ms: i64,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(

@@ -23,7 +23,7 @@ pub use draft::{Draft, DraftContext, DraftWork, RecordedDraft, prepare_draft, re
 const PRIORITY_DIRECT: i16 = -10;
 
 /// The job that sends an approved message: in the lane of its mailbox, in the group of its enrolment, when it is due.
-fn send_job(message: &Message) -> Result<NewJob, EngineError> {
+pub(super) fn send_job(message: &Message) -> Result<NewJob, EngineError> {
     let payload = jobs::Send { account_id: message.account_id, message_id: message.id };
     let lane = message.channel_account_id.unwrap_or(message.account_id);
     let job = NewJob::new(&payload, message.account_id.to_string())?.lane(lane.to_string());
