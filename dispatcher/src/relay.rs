@@ -85,7 +85,7 @@ impl Relay {
         }
         self.first = (self.first + 1) % filled.len();
         filled.rotate_left(self.first);
-        let mut events = 0;
+        let (mut events, mut failed) = (0, None);
         for shard in filled {
             let limit = &mut self.limits[usize::from(shard.unsigned_abs()) % SHARDS_LEN];
             match relay_shard(&self.database, shard, *limit).await {
@@ -96,11 +96,14 @@ impl Relay {
                 Err(error) => {
                     // The next one is smaller, in case it was too much for a statement's deadline.
                     *limit = (*limit / 2).max(1);
-                    return Err(error.context(format!("shard {shard}")));
+                    failed = Some(error.context(format!("shard {shard}")));
                 }
             }
         }
-        Ok(events)
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(events),
+        }
     }
 
     async fn filled_shards(&self) -> anyhow::Result<Vec<i16>> {

@@ -21,14 +21,15 @@ $$;
 
 -- Enqueues jobs and says what became of each, by its number in the arrays: added, duplicate or cancelled. Keys are
 -- inserted in sorted order, so that two bulk enqueues over the same keys wait for each other in one direction only. A
--- job whose cause (the group and epoch of the job that makes it) was cancelled is not enqueued.
+-- job whose cause (the group and epoch of the job that makes it) was cancelled is not enqueued; what is due in a held
+-- group is parked.
 create function queue.enqueue(p_ids uuid[], p_shards smallint[], p_queues text[], p_tenants text[], p_lanes text[],
     p_priorities smallint[], p_grps text[], p_causes text[], p_cause_epochs bigint[], p_keys text[], p_max_attempts integer[],
     p_payloads text[], p_traces text[], p_run_ats timestamptz[], p_delays bigint[])
 returns table (n bigint, fate text)
 language sql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
     with input as materialized (
-        select t.*, g.epoch, t.cause is not null and (select c.epoch from queue.group_of(t.cause) c) > t.cause_epoch as cancelled,
+        select t.*, g.epoch, g.held, t.cause is not null and (select c.epoch from queue.group_of(t.cause) c) > t.cause_epoch as cancelled,
             coalesce(t.run_at, now() + make_interval(secs => t.delay / 1000.0)) as due
         from unnest(p_ids, p_shards, p_queues, p_tenants, p_lanes, p_priorities, p_grps, p_causes, p_cause_epochs, p_keys,
             p_max_attempts, p_payloads, p_traces, p_run_ats, p_delays)
@@ -43,13 +44,14 @@ language sql set enable_seqscan = off set enable_hashjoin = off set enable_merge
         select i.*, not i.cancelled and (i.key is null or i.id in (select job_id from keyed)) as accepted from input i
     ), later as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, run_at)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, due
-        from judged where accepted and due > now()
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace,
+            case when due > now() then due else 'infinity' end
+        from judged where accepted and (due > now() or held)
     ), soon as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, rank)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace,
             queue.rank_of(clock_timestamp(), priority)
-        from judged where accepted and (due is null or due <= now())
+        from judged where accepted and (due is null or due <= now()) and not held
     )
     select n, case when accepted then 'added' when cancelled then 'cancelled' else 'duplicate' end from judged
 $$;
@@ -101,9 +103,11 @@ language sql stable as $$
             queue.lane_state(p_queue, x.lane) s
         where later.n < p_look and later.found < p_open
     ), first as (
-        select x.lane, s.guarded, s.open, p_look + 1::bigint as n, s.open::integer as found
-        from (select r.lane from queue.ready r
-            where r.queue = p_queue and r.tenant = p_tenant and r.lane <= p_after order by r.lane limit 1) x,
+        select x.lane, s.guarded, s.open, p_look + 1::bigint as n, s.open::integer + b.found as found
+        from (select coalesce(max(l.found), 0) as found from later l) b, lateral (
+            select r.lane from queue.ready r
+            where r.queue = p_queue and r.tenant = p_tenant and r.lane <= p_after and b.found < p_open
+            order by r.lane limit 1) x,
             queue.lane_state(p_queue, x.lane) s
         union all
         select x.lane, s.guarded, s.open, first.n + 1, first.found + s.open::integer
@@ -118,15 +122,16 @@ language sql stable as $$
 $$;
 
 -- The lanes with ready jobs, by tenant, in the order of their turns: tenants after `p_after`, the lanes of each after
--- the one that `p_lanes` names for it. About `p_window` open lanes are returned, and at least one of each tenant. Those
+-- the one that `p_lanes` names for it, or after any. About `p_window` open lanes are returned, and at least one of each tenant. Those
 -- that may not start now are returned as not open, so that the caller can go past them; some dozens of each tenant are
--- looked at. `whole` says that no lane was left out.
+-- looked at. `whole` says that no lane was left out, `took_ms` how long the look took.
 create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[])
-returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, whole boolean)
+returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, whole boolean, took_ms double precision)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set enable_material = off set jit = off as $$
 #variable_conflict use_column
 declare
+    v_began timestamptz := clock_timestamp();
     v_tenants text[];
     v_open integer;
     v_look integer;
@@ -147,54 +152,70 @@ begin
         from unnest(v_tenants) with ordinality as t(tenant, n)
         left join queue.tenants w on w.tenant = t.tenant
         left join unnest(p_tenants, p_lanes) as c(tenant, lane) on c.tenant = t.tenant
-        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, ''), v_open, v_look) x
+        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, md5(random()::text)), v_open, v_look) x
         window of_tenant as (partition by t.n)
     )
-    select tenant, weight, lane, guarded, open, cardinality(v_tenants) < p_window and bool_and(whole) over ()
+    select tenant, weight, lane, guarded, open, cardinality(v_tenants) < p_window and bool_and(whole) over (),
+        extract(epoch from clock_timestamp() - v_began)::float8 * 1000
     from walked order by turn, n;
 end
 $$;
 
 -- Moves ready jobs to `running` under the lease: from each given lane the first ones from the place `p_from` on (null: from
--- its head), at most its budget. A guarded lane has limits, which are judged here; no two tenants may name the same guarded lane. Raises 'QL001' when the lease has
--- lapsed. Jobs of a cancelled group vanish, jobs of a held one are parked.
-create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_guarded boolean[], p_budgets integer[],
-    p_from timestamptz[])
-returns table (id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
+-- its head), at most its budget. What is set for a lane is judged here; of two tenants that name the same lane with
+-- limits only the first gets any. Raises 'QL001' when the lease has lapsed. `fate` says what became of a job: claimed;
+-- removed, because its group was cancelled; parked, because its group is held. A row whose fate is `held by another`
+-- is no job: another claimer has this lane's limits in hand.
+create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_budgets integer[], p_from timestamptz[])
+returns table (fate text, id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
     max_attempts integer, payload text, trace text, capped boolean, rank timestamptz)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set jit = off as $$
 #variable_conflict use_column
 declare
     v_budgets integer[] := p_budgets;
+    v_guarded boolean[];
+    v_held text[];
 begin
     perform 1 from queue.leases where id = p_lease and expires_at > clock_timestamp() for key share;
     if not found then
         raise exception 'the lease % has lapsed', p_lease using errcode = 'QL001';
     end if;
 
-    -- A cap is judged under the lane's row lock; a lane that another claimer holds is left to it for this time. The
-    -- running jobs are counted in the next statement, whose snapshot is taken after the locks.
-    if true = any (p_guarded) then
+    if exists (select 1 from queue.lanes l where l.queue = p_queue and l.lane = any (array_append(p_lanes, '')) and (l.cap is not null
+        or l.per_second is not null or l.paused or l.closed_until > now()))
+    then
+        -- A cap is judged under the lane's row lock; a lane that another claimer holds is left to it for this time. The
+        -- running jobs are counted in the next statement, whose snapshot is taken after the locks.
         perform 1 from queue.lanes l
-        where l.queue = p_queue and l.lane in (select g.lane from unnest(p_lanes, p_guarded) g(lane, guarded) where g.guarded)
+        where l.queue = p_queue and l.lane = any (p_lanes) and (l.cap is not null or l.per_second is not null)
         order by l.lane for update skip locked;
-        select array_agg(
-            case when not v.guarded then v.budget else coalesce((
-                select greatest(0, least(v.budget,
-                    l.cap - (select count(*) from queue.running r where r.queue = p_queue and r.lane = v.lane and r.capped)::integer,
-                    case when l.per_second is null then v.budget when l.next_at > now() then 0
-                        else greatest(1, floor(extract(epoch from now() - greatest(l.next_at, now() - interval '1 second')) * l.per_second))::integer end))
-                from queue.lanes l where l.queue = p_queue and l.lane = v.lane for update skip locked), 0) end
-            order by v.n)
-        into v_budgets
-        from unnest(p_lanes, p_guarded, p_budgets) with ordinality as v(lane, guarded, budget, n);
+        with judged as (
+            select v.n, v.lane, l.lane is not null as guarded, o.lane is null and l.lane is not null as held,
+                case
+                    when a.paused or s.paused or s.closed_until > now() then 0
+                    when l.lane is null then v.budget
+                    when o.lane is null or row_number() over (partition by v.lane order by v.n) > 1 then 0
+                    else greatest(0, least(v.budget,
+                        l.cap - (select count(*) from queue.running r where r.queue = p_queue and r.lane = v.lane and r.capped)::integer,
+                        case when l.per_second is null then v.budget when l.next_at > now() then 0
+                            else greatest(1, floor(extract(epoch from now() - greatest(l.next_at, now() - interval '1 second')) * l.per_second))::integer end))
+                end as budget
+            from unnest(p_lanes, p_budgets) with ordinality as v(lane, budget, n)
+            left join queue.lanes a on a.queue = p_queue and a.lane = ''
+            left join queue.lanes s on s.queue = p_queue and s.lane = v.lane
+            left join queue.lanes l on l.queue = p_queue and l.lane = v.lane and (l.cap is not null or l.per_second is not null)
+            left join lateral (
+                select o.lane from queue.lanes o where o.queue = p_queue and o.lane = l.lane for update skip locked) o on true
+        )
+        select array_agg(j.budget order by j.n), array_agg(j.guarded order by j.n), array_agg(j.lane) filter (where j.held)
+        into v_budgets, v_guarded, v_held from judged j;
     end if;
 
     return query
     with picked as (
-        select p.ctid, v.guarded
-        from unnest(p_tenants, p_lanes, p_guarded, v_budgets, p_from) as v(tenant, lane, guarded, budget, start)
+        select p.ctid, coalesce(v.guarded, false) as guarded
+        from unnest(p_tenants, p_lanes, v_guarded, v_budgets, p_from) as v(tenant, lane, guarded, budget, start)
         cross join lateral (
             select r.ctid from queue.ready r
             where r.queue = p_queue and r.tenant = v.tenant and r.lane = v.lane and r.rank >= coalesce(v.start, '-infinity')
@@ -203,26 +224,35 @@ begin
     ), taken as (
         delete from queue.ready r using picked p where r.ctid = p.ctid returning r.*, p.guarded
     ), judged as (
-        select t.*, g.epoch > t.epoch as cancelled, g.held from taken t cross join lateral queue.group_of(t.grp) g
+        select t.*, case when g.epoch > t.epoch then 'removed' when g.held then 'parked' else 'claimed' end as fate
+        from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
-        delete from queue.keys k using judged j where j.cancelled and k.queue = j.queue and k.key = j.key and k.job_id = j.id
+        delete from queue.keys k using judged j where j.fate = 'removed' and k.queue = j.queue and k.key = j.key and k.job_id = j.id
     ), parked as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, 'infinity'
-        from judged where held and not cancelled
+        from judged where fate = 'parked'
     ), rated as (
-        update queue.lanes l set next_at = greatest(l.next_at, now()) + make_interval(secs => j.taken / l.per_second)
-        from (select lane, count(*) as taken from judged where guarded group by lane) j
+        update queue.lanes l
+        set next_at = greatest(l.next_at, now() - interval '1 second') + make_interval(secs => j.taken / l.per_second)
+        from (select lane, count(*) as taken from judged where guarded and fate = 'claimed' group by lane) j
         where l.queue = p_queue and l.lane = j.lane and l.per_second is not null
+    ), claimed as (
+        insert into queue.running (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, rank, last_error, lease, capped)
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run + 1,
+            max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded
+        from judged where fate = 'claimed'
+        returning 'claimed', id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, rank
     )
-    insert into queue.running (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-        max_attempts, payload, trace, created_at, rank, last_error, lease, capped)
-    select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run + 1,
-        max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded
-    from judged where not held and not cancelled
-    returning id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, rank;
+    select * from claimed
+    union all
+    select fate, id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, guarded, rank
+    from judged where fate <> 'claimed'
+    union all
+    select 'held by another', p_lease, '', h, null, 0, 0, 0::smallint, 0, 0, '', null, true, now() from unnest(v_held) h;
 end
 $$;
 
@@ -332,8 +362,8 @@ begin
     -- In order, so that two that cancel the same groups wait for each other in one direction only.
     insert into queue.groups (prefix, epoch)
     select p, nextval('queue.epochs') from (select distinct unnest(p_prefixes) as p order by 1) d
-    on conflict (prefix) do update set epoch = excluded.epoch, held = false, updated_at = now(),
-        released_at = case when groups.held then now() else groups.released_at end;
+    on conflict (prefix) do update set epoch = nextval('queue.epochs'), held = false, updated_at = now(),
+        released_at = case when groups.held then 'infinity' else groups.released_at end;
     with waiting as (
         delete from queue.ready r using unnest(p_prefixes) p
         where r.grp = p or (r.grp >= p || '/' and r.grp < p || '0') returning r.queue, r.key, r.id
@@ -391,22 +421,26 @@ $$;
 -- Ends a hold.
 create function queue.release(p_prefix text) returns text[] language plpgsql as $$
 begin
-    update queue.groups set held = false, released_at = clock_timestamp(), updated_at = now() where prefix = p_prefix;
+    update queue.groups set held = false, released_at = 'infinity', updated_at = now() where prefix = p_prefix;
     return queue.unpark(p_prefix);
 end
 $$;
 
--- A claim that saw the hold may have parked jobs after the release looked for them. They are found here: whoever saw the
--- hold has ended, one way or the other, within half a minute.
+-- Whoever saw the hold may have parked jobs after the release looked for them. They are found here: such a transaction
+-- has ended, one way or the other, within half a minute after the release could be seen, which is when it is first seen
+-- here (until then `released_at` is infinity). What a prefix above still holds stays parked.
 create function queue.unpark_released() returns text[] language plpgsql as $$
 declare
     v_prefix text;
     v_queues text[] := '{}';
 begin
+    update queue.groups set released_at = clock_timestamp() where released_at = 'infinity';
     for v_prefix in
-        select prefix from queue.groups where released_at > clock_timestamp() - interval '30 seconds' and not held
+        select prefix from queue.groups where released_at > clock_timestamp() - interval '30 seconds'
     loop
-        v_queues := v_queues || queue.unpark(v_prefix);
+        if not (select g.held from queue.group_of(v_prefix) g) then
+            v_queues := v_queues || queue.unpark(v_prefix);
+        end if;
     end loop;
     return v_queues;
 end
@@ -454,11 +488,12 @@ $$;
 -- The third crash is death when the job was in more than half of the process deaths of the last ten minutes. When
 -- processes die without it as well, by a failing machine or whoever kills them, a crash says little against the job,
 -- and it takes `p_crashes_max` of them. Jobs whose lease row is gone altogether (a restored backup) are found when
--- `p_orphans` is set.
+-- `p_orphans` is set; no crash is counted for them.
 create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean,
     out rescued integer, out died integer)
 language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
 declare
+    v_expired uuid[];
     v_leases uuid[];
     v_deaths integer;
 begin
@@ -473,7 +508,8 @@ begin
     ), died as (
         insert into queue.deaths (lease) select id from expired
     )
-    select array_agg(id) into v_leases from expired;
+    select array_agg(id) into v_expired from expired;
+    v_leases := v_expired;
     if p_orphans then
         select v_leases || array_agg(distinct r.lease) into v_leases
         from queue.running r where not exists (select 1 from queue.leases l where l.id = r.lease);
@@ -484,12 +520,13 @@ begin
     delete from queue.deaths where died_at < clock_timestamp() - interval '10 minutes';
     select count(*) into v_deaths from queue.deaths;
     with taken as (
-        delete from queue.running r where r.lease = any (v_leases) returning r.*
+        delete from queue.running r where r.lease = any (v_leases)
+        returning r.*, r.crashes + coalesce(r.lease = any (v_expired), false)::integer as crashed
     ), judged as (
         select t.*,
             case when g.epoch > t.epoch then 'finish'
-                 when t.crashes + 1 >= p_crashes_max then 'die'
-                 when t.crashes + 1 >= p_crashes and v_deaths < 2 * (t.crashes + 1) then 'die'
+                 when t.crashed >= p_crashes_max then 'die'
+                 when t.crashed >= p_crashes and t.crashed > t.crashes and v_deaths < 2 * t.crashed then 'die'
                  else 'defer' end as fate
         from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
@@ -498,7 +535,7 @@ begin
     ), returned as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, run_at)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashed, run,
             max_attempts, payload, trace, created_at, rank, last_error,
             now() + make_interval(secs => random() * power(4, least(crashes, 2)))
         from judged where fate = 'defer'
@@ -506,11 +543,20 @@ begin
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, reason)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes + 1, run,
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashed, run,
             max_attempts, payload, trace, created_at, rank, last_error, 'crashed'
         from judged where fate = 'die'
         returning 1
     )
     select (select count(*) from returned), (select count(*) from buried) into rescued, died;
+end
+$$;
+
+-- Which of the queues have ready jobs.
+create function queue.with_ready(p_queues text[]) returns setof text
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
+    return query select q.queue from unnest(p_queues) q(queue)
+    where exists (select 1 from queue.ready r where r.queue = q.queue);
 end
 $$;

@@ -26,17 +26,25 @@ create table queue.counted (
 );
 insert into queue.counted default values;
 
--- Counts anew if it is time and nobody else does; says whether it did.
-create function queue.count_depths() returns boolean
+-- Whether it is time to count anew and nobody else does. Committed before the counting, so that a count that fails is not
+-- tried again at once.
+create function queue.may_count_depths() returns boolean language plpgsql as $$
+begin
+    perform 1 from queue.counted
+    where at < clock_timestamp() - greatest(interval '10 seconds', took * 50) for update skip locked;
+    if found then
+        update queue.counted set at = clock_timestamp(), took = interval '5 seconds';
+    end if;
+    return found;
+end
+$$;
+
+-- Counts.
+create function queue.count_depths() returns void
 language plpgsql as $$
 declare
     v_began timestamptz := clock_timestamp();
 begin
-    perform 1 from queue.counted
-    where at < clock_timestamp() - greatest(interval '10 seconds', took * 50) for update skip locked;
-    if not found then
-        return false;
-    end if;
     delete from queue.depths;
     insert into queue.depths
     with lanes as (
@@ -73,8 +81,7 @@ begin
         extract(epoch from now() - min(oldest_open)), extract(epoch from now() - min(oldest)),
         exists (select 1 from queue.leases l where l.expires_at > now() and s.queue = any (l.queues))
     from sums s group by queue;
-    update queue.counted set at = clock_timestamp(), took = clock_timestamp() - v_began;
-    return true;
+    update queue.counted set took = clock_timestamp() - v_began;
 end
 $$;
 
@@ -117,12 +124,21 @@ begin
         delete from queue.dead d using chosen c
         where d.id = c.id and d.shard = c.shard and (c.key is null or c.id in (select job_id from keyed))
         returning d.*
+    ), judged as (
+        select t.*, g.epoch as present, g.held from taken t cross join lateral queue.group_of(t.grp) g
+    ), parked as (
+        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, run, max_attempts, payload, trace,
+            created_at, last_error, run_at)
+        select shard, id, queue, tenant, lane, priority, grp, present, key, run, max_attempts, payload, trace,
+            created_at, last_error, 'infinity'
+        from judged where held
+    ), moved as (
+        insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, run, max_attempts, payload, trace,
+            created_at, rank, last_error)
+        select shard, id, queue, tenant, lane, priority, grp, present, key, run, max_attempts, payload, trace,
+            created_at, queue.rank_of(now(), priority), last_error
+        from judged where not held
     )
-    insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, run, max_attempts, payload, trace,
-        created_at, rank, last_error)
-    select t.shard, t.id, t.queue, t.tenant, t.lane, t.priority, t.grp, g.epoch, t.key, t.run, t.max_attempts, t.payload,
-        t.trace, t.created_at, queue.rank_of(now(), t.priority), t.last_error
-    from taken t cross join lateral queue.group_of(t.grp) g
-    returning ready.queue;
+    select queue from judged;
 end
 $$;

@@ -179,9 +179,11 @@ where
         }
         Passed::Cancelled if tracked.is_stopping() => Some(Recorded::handed_back(&job)),
         Passed::Cancelled => Some(Recorded::new(&job, Outcome::Cancelled)),
+        // The database may have been away: then the lease is renewed and the job is still this process's. If it was
+        // rescued, its token is stale and this is not accepted.
         Passed::Lapsed => {
-            tracing::warn!("the lease lapsed while the job ran; another process runs it");
-            None
+            tracing::warn!("the lease lapsed while the job ran; it runs again");
+            Some(Recorded::handed_back(&job))
         }
     };
     drop(permit);

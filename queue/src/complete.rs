@@ -37,7 +37,6 @@ impl Recorded {
     pub fn new(job: &Job, outcome: Outcome) -> Self {
         let blank =
             Self { id: job.id(), run: job.run(), outcome: "done", delay_ms: 0, error: None, reason: None };
-        let cut = |error: String| Some(error.chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect());
         match outcome {
             Outcome::Done => blank,
             Outcome::Cancelled => Self { outcome: "cancelled", ..blank },
@@ -45,11 +44,11 @@ impl Recorded {
             Outcome::Retry { error, after } => Self {
                 outcome: "retry",
                 delay_ms: millis(after.unwrap_or_else(|| backoff(job.attempt()))),
-                error: cut(error),
+                error: Some(cut(&error)),
                 ..blank
             },
             Outcome::Dead { error } => {
-                Self { outcome: "dead", error: cut(error), reason: Some("refused"), ..blank }
+                Self { outcome: "dead", error: Some(cut(&error)), reason: Some("refused"), ..blank }
             }
         }
     }
@@ -71,7 +70,7 @@ impl Recorded {
             run: job.run(),
             outcome: "dead",
             delay_ms: 0,
-            error: Some(error.to_string()),
+            error: Some(cut(&error.to_string())),
             reason: Some("undecodable"),
         }
     }
@@ -84,6 +83,11 @@ impl Recorded {
     pub(crate) fn label(&self) -> &'static str {
         self.outcome
     }
+}
+
+/// What the database can keep of an error.
+fn cut(error: &str) -> String {
+    error.chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect()
 }
 
 fn millis(duration: std::time::Duration) -> i64 {

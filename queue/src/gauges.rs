@@ -34,7 +34,11 @@ pub struct Depth {
 
 /// The depth of every queue that has jobs or a process, by name.
 pub async fn depths(conn: &mut PgConnection) -> Result<Vec<Depth>, sqlx::Error> {
-    sqlx::query("select queue.count_depths()").execute(&mut *conn).await?;
+    let (may_count,): (bool,) =
+        sqlx::query_as("select queue.may_count_depths()").fetch_one(&mut *conn).await?;
+    if may_count {
+        sqlx::query("select queue.count_depths()").execute(&mut *conn).await?;
+    }
     sqlx::query_as("select * from queue.depths order by queue").fetch_all(conn).await
 }
 

@@ -8,6 +8,7 @@
 
 mod backend;
 mod beat;
+mod chores;
 mod claim;
 mod complete;
 mod enqueue;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
+use rand::Rng;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -13,19 +14,17 @@ use crate::claim::Row;
 
 /// How many lanes one look at the table asks for at least, so that a process with few free slots need not look each time.
 const WINDOW_MIN: usize = 100;
-/// The most tenants whose place in their lanes is remembered; beyond it all start anew.
+/// The most tenants whose place in their lanes is remembered; the others start anywhere.
 const TENANTS_MAX: usize = 1000;
 /// How many looks in a row may find only lanes that are closed or full, before the next wake or poll is waited for.
 const FRUITLESS_MAX: u32 = 20;
 
-/// A claim with a look that takes longer than this, and than this for each lane and job, walks over dead rows: somebody
+/// A look that takes the database longer than this, and than this for each tenant and lane of it, walks over dead rows: somebody
 /// holds an old snapshot, so that what was claimed cannot be removed from the index.
-const SLOW: Duration = Duration::from_millis(50);
-const SLOW_EACH: Duration = Duration::from_micros(100);
-/// How long the known lanes are claimed from where they stand then, before everything is looked at again; at least this
-/// long, and so that looking takes at most a fifth of the time.
-const SLOW_PAUSE_MIN: Duration = Duration::from_secs(1);
-const SLOW_PAUSE_FACTOR: u32 = 5;
+const SLOW: Duration = Duration::from_millis(40);
+const SLOW_EACH: Duration = Duration::from_micros(300);
+/// How long the known lanes are claimed from where they stand then, before everything is looked at again.
+const SLOW_PAUSE: Duration = Duration::from_secs(1);
 /// How far behind the last claimed job a lane is claimed from where it stands: what committed later than its neighbours
 /// by more than this waits for the next look.
 const SLOW_LAG: Duration = Duration::from_millis(200);
@@ -80,6 +79,7 @@ struct Seen {
     guarded: bool,
     open: bool,
     whole: bool,
+    took_ms: f64,
 }
 
 /// How many jobs one claim asks of which lanes.
@@ -87,7 +87,6 @@ struct Seen {
 struct Shares {
     tenants: Vec<String>,
     lanes: Vec<String>,
-    guarded: Vec<bool>,
     budgets: Vec<i32>,
     /// From which place in the lane on.
     from: Vec<Option<DateTime<Utc>>>,
@@ -100,12 +99,19 @@ pub struct Claims {
     pub(crate) rows: Vec<Row>,
     /// Whether another claim may find more without anything happening first.
     pub(crate) more: bool,
+    /// Whether another claimer held a lane, so that it is worth a try in a moment.
+    pub(crate) contended: bool,
 }
 
 impl Claims {
     /// The claimed jobs as (tenant, lane, payload), for whoever claims by hand.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.rows.iter().map(|row| (row.tenant.as_str(), row.lane.as_str(), row.payload.as_str()))
+    }
+
+    /// Whether another claim may find more without anything happening first.
+    pub fn may_have_more(&self) -> bool {
+        self.more
     }
 }
 
@@ -116,7 +122,7 @@ impl Default for Rota {
 }
 
 impl Rota {
-    /// A rota that spares its looks when one took longer than `slow`, and than `each` for each lane and job of it.
+    /// A rota that spares its looks when one took longer than `slow`, and than `each` for each tenant and lane of it.
     pub fn slow_after(slow: Duration, each: Duration) -> Self {
         Self {
             slow,
@@ -142,8 +148,8 @@ impl Rota {
         limit: usize,
         look: bool,
     ) -> Result<Claims, sqlx::Error> {
-        let began = Instant::now();
-        let resting = self.next_look.is_some_and(|at| began < at);
+        let resting =
+            self.next_look.is_some_and(|at| Instant::now() < at) && (self.whole || !self.turns.is_empty());
         if look {
             self.fruitless = 0;
         }
@@ -155,30 +161,24 @@ impl Rota {
             self.look(conn, queue, limit).await?;
         }
         let shares = self.share(limit, resting);
-        if shares.lanes.is_empty() {
-            self.fruitless += 1;
-            let more = !resting && !self.whole && self.fruitless < FRUITLESS_MAX;
-            return Ok(Claims { rows: Vec::new(), more });
+        let mut rows: Vec<Row> = Vec::new();
+        if !shares.lanes.is_empty() {
+            rows = sqlx::query_as("select * from queue.take($1, $2, $3, $4, $5, $6)")
+                .bind(lease)
+                .bind(queue)
+                .bind(&shares.tenants)
+                .bind(&shares.lanes)
+                .bind(&shares.budgets)
+                .bind(&shares.from)
+                .fetch_all(conn)
+                .await?;
+            self.settle(&shares, &rows);
         }
-        self.fruitless = 0;
-        let rows: Vec<Row> = sqlx::query_as("select * from queue.take($1, $2, $3, $4, $5, $6, $7)")
-            .bind(lease)
-            .bind(queue)
-            .bind(&shares.tenants)
-            .bind(&shares.lanes)
-            .bind(&shares.guarded)
-            .bind(&shares.budgets)
-            .bind(&shares.from)
-            .fetch_all(conn)
-            .await?;
-        if !resting {
-            let took = began.elapsed();
-            let each = self.slow_each * u32::try_from(shares.lanes.len() + rows.len()).unwrap_or(u32::MAX);
-            let slow = took > self.slow.max(each);
-            self.next_look = slow.then(|| Instant::now() + SLOW_PAUSE_MIN.max(took * SLOW_PAUSE_FACTOR));
-        }
-        self.settle(&shares, &rows);
-        Ok(Claims { more: !self.turns.is_empty() || (self.next_look.is_none() && !self.whole), rows })
+        let contended = rows.iter().any(|row| row.fate == "held by another");
+        rows.retain(|row| row.fate == "claimed");
+        self.fruitless = if rows.is_empty() { self.fruitless + 1 } else { 0 };
+        let more = (!self.turns.is_empty() || !self.whole) && self.fruitless < FRUITLESS_MAX;
+        Ok(Claims { rows, more, contended })
     }
 
     /// Lets the lanes that rested have their turns again.
@@ -207,6 +207,7 @@ impl Rota {
         self.turns.clear();
         self.resting.clear();
         self.whole = seen.first().is_none_or(|seen| seen.whole);
+        let took = seen.iter().map(|seen| seen.took_ms).fold(0.0, f64::max) / 1000.0;
         for seen in &seen {
             if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
                 let weight = usize::try_from(seen.weight).unwrap_or(1);
@@ -219,21 +220,31 @@ impl Rota {
                 turn.lanes.push_back(Lane { name, guarded, share: None, stands: None });
             }
         }
-        self.turns.retain(|turn| !turn.lanes.is_empty());
-        if self.turns.is_empty() {
-            // The next look goes past what is closed.
-            for seen in &seen {
+        let walked = u32::try_from(seen.len() + self.turns.len()).unwrap_or(u32::MAX);
+        let slow = took > self.slow.max(self.slow_each.saturating_mul(walked)).as_secs_f64();
+        self.next_look = slow.then(|| Instant::now() + SLOW_PAUSE);
+        // The next look goes past what is closed: past the lanes of a tenant that has no open one among them, and past the
+        // tenants when none has.
+        let none_open = self.turns.iter().all(|turn| turn.lanes.is_empty());
+        for seen in &seen {
+            if self.turns.iter().any(|turn| turn.tenant == seen.tenant && turn.lanes.is_empty()) {
                 self.pass_lane(&seen.tenant, &seen.lane);
+            }
+            if none_open {
                 seen.tenant.clone_into(&mut self.after_tenant);
             }
         }
+        self.turns.retain(|turn| !turn.lanes.is_empty());
         Ok(())
     }
 
     /// Notes the lane as the last one of its tenant that had its turn.
     fn pass_lane(&mut self, tenant: &str, lane: &str) {
         if self.after_lanes.len() >= TENANTS_MAX && !self.after_lanes.contains_key(tenant) {
-            self.after_lanes.clear();
+            // Any of them: the oldest would be the one whose turn is next.
+            let victim = rand::rng().random_range(0..self.after_lanes.len());
+            let victim = self.after_lanes.keys().nth(victim).cloned();
+            victim.map(|tenant| self.after_lanes.remove(&tenant));
         }
         lane.clone_into(self.after_lanes.entry(tenant.to_owned()).or_default());
     }
@@ -288,7 +299,7 @@ impl Rota {
     /// After a look that did not see all lanes, those that were served wait until the others were.
     fn settle(&mut self, shares: &Shares, rows: &[Row]) {
         let mut given: HashMap<(&str, &str), (i32, DateTime<Utc>)> = HashMap::new();
-        for row in rows {
+        for row in rows.iter().filter(|row| row.fate != "held by another") {
             let (count, last) = given.entry((&row.tenant, &row.lane)).or_insert((0, row.rank));
             *count += 1;
             *last = row.rank.max(*last);
@@ -304,7 +315,9 @@ impl Rota {
                 if let Some((_, last)) = given {
                     lane.stands = Some(*last - SLOW_LAG);
                 }
-                if self.whole && given.is_some_and(|(count, _)| *count >= shares.budgets[index]) {
+                if (self.whole || self.next_look.is_some())
+                    && given.is_some_and(|(count, _)| *count >= shares.budgets[index])
+                {
                     turn.lanes.push_back(lane);
                 } else if self.next_look.is_some() {
                     self.resting.push((turn.tenant.clone(), turn.weight, lane));
@@ -324,7 +337,6 @@ impl Shares {
         }
         self.tenants.push(tenant.to_owned());
         self.lanes.push(lane.name.clone());
-        self.guarded.push(lane.guarded);
         self.budgets.push(0);
         self.from.push(None);
         Some(index)

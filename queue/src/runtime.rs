@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     Backend, Error, Job, JobKind, Notifier, Schedule, Source,
     beat::{Beat, Heart},
+    chores,
     claim::Raw,
     complete::Recorded,
     tick,
@@ -31,7 +32,8 @@ use crate::{
 pub struct RuntimeConfig {
     /// The process's name in the list of leases; it need not be unique.
     pub name: String,
-    /// How to reach the database. The runtime opens four connections: for its beats, to listen, to claim, to complete.
+    /// How to reach the database. The runtime opens five connections: for its beats, to listen, to claim, to
+    /// complete, and for its chores.
     pub connect: PgConnectOptions,
     /// The process's notifier, for the jobs that schedules enqueue.
     pub notifier: Notifier,
@@ -41,6 +43,8 @@ pub struct RuntimeConfig {
     pub schedules: Vec<Schedule>,
 }
 
+/// One connection to claim, one to complete, one for the chores.
+const POOL: u32 = 3;
 /// How long a statement of the runtime may take before it is given up and its connection closed.
 pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
 /// How much of a shutdown is kept for recording outcomes.
@@ -193,7 +197,7 @@ impl Runtime {
     pub fn start(config: RuntimeConfig) -> Result<Self, Error> {
         let connect = config.connect.application_name(&config.name).options([("statement_timeout", "5s")]);
         let pool = PgPoolOptions::new()
-            .max_connections(2)
+            .max_connections(POOL)
             .acquire_timeout(STATEMENT_DEADLINE)
             .connect_lazy_with(connect.clone());
         let (outcomes, receiver) = mpsc::channel(OUTCOMES_WAITING_MAX);
@@ -225,7 +229,7 @@ impl Runtime {
         let tasks = TaskTracker::new();
         let claimer = Some(tasks.spawn(tick::claim_all(shared.clone())));
         tasks.spawn(tick::complete_all(shared.clone(), receiver));
-        tasks.spawn(tick::keep_time(shared.clone(), config.schedules));
+        chores::start(&tasks, &shared, config.schedules);
         if config.listen {
             tasks.spawn(tick::listen(shared.clone()));
         }

@@ -11,14 +11,12 @@ use rand::Rng;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
-    CRASHES, CRASHES_MAX, Error, Schedule, Wake,
-    beat::EXPIRY,
+    Error,
+    chores::cancel,
     claim::Raw,
     complete::{Recorded, complete_many},
-    gauges::{depths, export},
     rota::Rota,
     runtime::{STATEMENT_DEADLINE, Shared, Tracked},
     wake::{GROUPS_CHANNEL, READY_CHANNEL},
@@ -26,44 +24,28 @@ use crate::{
 
 /// The most jobs of one claim.
 const CLAIM_MAX: usize = 500;
-/// How often queues are looked at without a wake, due timers are promoted and expired leases are swept.
-const POLL: Duration = Duration::from_secs(1);
-/// The shortest pause between two looks at the timers.
-const PROMOTE_PAUSE_MIN: Duration = Duration::from_millis(10);
-/// How many due timers one statement promotes.
-const PROMOTE_MAX: i32 = 5000;
 /// How long the completer gathers outcomes, and how many it writes at once.
 const GATHER: Duration = Duration::from_millis(3);
 const COMPLETE_MAX: usize = 1000;
-/// How long after a failed claim the rows under this process's lease are compared with what it runs. The claim's
-/// statement has ended by then, one way or the other.
-const RECONCILE: Duration = Duration::from_secs(12);
-/// How often the gauges are set.
-const MEASURE: Duration = Duration::from_secs(10);
-/// How often groups that govern nothing are forgotten, and how many are looked at.
-const FORGET: Duration = Duration::from_secs(60);
-const FORGET_MAX: i32 = 1000;
 /// How long the listener may hear nothing before its connection is tried.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How often jobs whose lease row is gone altogether are looked for.
-const ORPHANS: Duration = Duration::from_secs(60);
 
 /// The pause after the `failures`-th failure in a row: 50 ms doubling to 2 s, with jitter, so that replicas do not
 /// come back together.
-fn pause(failures: u32) -> Duration {
+pub(crate) fn pause(failures: u32) -> Duration {
     let longest = Duration::from_millis(50 * 2_u64.pow(failures.min(6))).min(Duration::from_secs(2));
     longest.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 /// Runs a statement under the runtime's deadline.
-async fn within<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+pub(crate) async fn within<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
     match tokio::time::timeout(STATEMENT_DEADLINE, statement).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(Error::Deadline(STATEMENT_DEADLINE)),
     }
 }
 
-async fn sleep_unless(stop: &CancellationToken, duration: Duration) {
+pub(crate) async fn sleep_unless(stop: &CancellationToken, duration: Duration) {
     let _ = tokio::time::timeout(duration, stop.cancelled()).await;
 }
 
@@ -73,43 +55,61 @@ struct Queue {
     rota: Rota,
     /// Whether another claim may find jobs without a wake.
     more: bool,
+    /// Not before this time is there another claim: one failed, or another claimer had the lane.
+    not_before: Option<Instant>,
+    /// Failures in a row.
+    failures: u32,
 }
+
+/// The pause before a lane that another claimer held is tried again, up to twice as long.
+const CONTENDED: Duration = Duration::from_millis(10);
 
 /// Claims for all queues, never more than their free slots.
 pub(crate) async fn claim_all(shared: Arc<Shared>) {
     let mut queues: HashMap<&'static str, Queue> = HashMap::default();
-    let mut failures = 0;
     while !shared.is_stopping() {
-        let mut claimed = false;
-        let mut failed = false;
-        for name in wanted(&shared, &queues) {
-            claimed = true;
-            if let Err(error) = claim_one(&shared, name, queues.entry(name).or_default()).await {
-                failed = true;
-                if !matches!(error, Error::LeaseLapsed) {
-                    tracing::warn!(queue = name, %error, "a claim failed");
+        let (wanted, next) = wanted(&shared, &queues);
+        if wanted.is_empty() {
+            let pause = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            let woken = async {
+                tokio::select! { () = shared.work.notified() => {}, () = shared.stopping.cancelled() => {} }
+            };
+            let _ = tokio::time::timeout(pause, woken).await;
+        }
+        for name in wanted {
+            let queue = queues.entry(name).or_default();
+            match claim_one(&shared, name, queue).await {
+                Ok(()) => queue.failures = 0,
+                Err(error) => {
+                    queue.failures += 1;
+                    queue.not_before = Some(Instant::now() + pause(queue.failures));
+                    if !matches!(error, Error::LeaseLapsed) {
+                        tracing::warn!(queue = name, %error, "a claim failed");
+                    }
                 }
             }
-        }
-        if failed {
-            failures += 1;
-            sleep_unless(&shared.stopping, pause(failures)).await;
-        } else if !claimed {
-            failures = 0;
-            tokio::select! { () = shared.work.notified() => {}, () = shared.stopping.cancelled() => {} }
         }
     }
 }
 
-/// The queues that may have ready jobs and have a free slot.
-fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> Vec<&'static str> {
+/// The queues that may have ready jobs and have a free slot, but for those that have to wait, and until when.
+fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> (Vec<&'static str>, Option<Instant>) {
+    let (mut wanted, mut next) = (Vec::new(), None::<Instant>);
+    let now = Instant::now();
     let mut queues = shared.queues();
     queues.retain(|_, slots| !slots.sender.is_closed());
-    let wanted = queues.iter().filter(|(name, slots)| {
-        let may_have = slots.look.load(Ordering::Acquire) || known.get(*name).is_some_and(|queue| queue.more);
-        may_have && slots.free.available_permits() > 0
-    });
-    wanted.map(|(name, _)| *name).collect()
+    for (name, slots) in queues.iter() {
+        let known = known.get(name);
+        let may_have = slots.look.load(Ordering::Acquire) || known.is_some_and(|queue| queue.more);
+        if !may_have || slots.free.available_permits() == 0 {
+            continue;
+        }
+        match known.and_then(|queue| queue.not_before).filter(|at| *at > now) {
+            Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
+            None => wanted.push(*name),
+        }
+    }
+    (wanted, next)
 }
 
 async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) -> Result<(), Error> {
@@ -146,7 +146,12 @@ async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) 
         }
     };
     metrics::histogram!("queue_claim_seconds", "queue" => name).record(started.elapsed().as_secs_f64());
-    queue.more = claims.more;
+    queue.more = claims.more || claims.contended;
+    queue.not_before =
+        claims.contended.then(|| Instant::now() + CONTENDED.mul_f64(rand::rng().random_range(1.0..2.0)));
+    if claims.contended {
+        look.store(true, Ordering::Release);
+    }
     for row in claims.rows {
         let capped = row.capped;
         let (job, payload) = row.split(name);
@@ -219,236 +224,6 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) {
         }
         sleep_unless(&shared.stopped, pause(failures)).await;
     }
-}
-
-/// Promotes timers, sweeps leases, looks for ready jobs without a wake, tells cancelled jobs, and ticks schedules.
-pub(crate) async fn keep_time(shared: Arc<Shared>, schedules: Vec<Schedule>) {
-    let mut orphans_at = Instant::now() + ORPHANS;
-    let mut reconcile_at: Option<Instant> = None;
-    let mut forget_at = Instant::now() + FORGET;
-    let mut forgotten = String::new();
-    let mut measure_at = Instant::now();
-    let mut sweep_at = Instant::now() + POLL;
-    let mut schedules: Vec<(Schedule, Instant)> =
-        schedules.into_iter().map(|s| (s, Instant::now())).collect();
-    let mut failures = 0;
-    while !shared.is_stopping() {
-        let round = async {
-            let next = promote(&shared).await?;
-            if Instant::now() >= sweep_at {
-                sweep_at = Instant::now() + POLL;
-                look(&shared).await?;
-                let orphans = Instant::now() >= orphans_at;
-                if orphans {
-                    orphans_at = Instant::now() + ORPHANS;
-                }
-                rescue(&shared, orphans).await?;
-                cancel(&shared).await?;
-                unpark(&shared).await?;
-            }
-            if shared.unheard.swap(false, Ordering::AcqRel) {
-                reconcile_at = Some(Instant::now() + RECONCILE);
-            }
-            if reconcile_at.is_some_and(|at| Instant::now() >= at) {
-                reconcile(&shared).await?;
-                reconcile_at = None;
-            }
-            if Instant::now() >= measure_at {
-                measure_at = Instant::now() + MEASURE;
-                measure(&shared).await?;
-            }
-            if Instant::now() >= forget_at {
-                forget_at = Instant::now() + FORGET;
-                forgotten = forget(&shared, &forgotten).await?;
-            }
-            for (schedule, due) in &mut schedules {
-                if Instant::now() >= *due {
-                    *due = Instant::now() + tick_schedule(&shared, schedule).await?;
-                }
-            }
-            Ok::<_, Error>(next)
-        };
-        match round.await {
-            Ok(next) => {
-                failures = 0;
-                let due =
-                    schedules.iter().map(|(_, due)| due.saturating_duration_since(Instant::now())).min();
-                let until = next.min(due.unwrap_or(POLL)).max(PROMOTE_PAUSE_MIN);
-                sleep_unless(&shared.stopping, until).await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the queue's time-keeping failed");
-                failures += 1;
-                sleep_unless(&shared.stopping, pause(failures)).await;
-            }
-        }
-    }
-}
-
-/// Moves due timers to `ready`; returns how long it is until the next one.
-async fn promote(shared: &Shared) -> Result<Duration, Error> {
-    loop {
-        let (promoted, queues, next_ms): (i32, Vec<String>, Option<f64>) = within(
-            sqlx::query_as(
-                "select promoted, queues, (extract(epoch from next_at - clock_timestamp()) * 1000)::float8
-                 from queue.promote($1)",
-            )
-            .bind(PROMOTE_MAX)
-            .fetch_one(&shared.pool),
-        )
-        .await?;
-        let mut wake = Wake::none();
-        for queue in &queues {
-            shared.mark(queue);
-            wake.add(queue);
-        }
-        shared.notifier.send(wake);
-        if promoted < PROMOTE_MAX {
-            let next = next_ms
-                .map_or(POLL, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, POLL.as_secs_f64())));
-            return Ok(next.min(POLL));
-        }
-    }
-}
-
-/// Frees jobs that were parked while their group was released.
-async fn unpark(shared: &Shared) -> Result<(), Error> {
-    let (queues,): (Vec<String>,) =
-        within(sqlx::query_as("select queue.unpark_released()").fetch_one(&shared.pool)).await?;
-    let mut wake = Wake::none();
-    for queue in &queues {
-        shared.mark(queue);
-        wake.add(queue);
-    }
-    shared.notifier.send(wake);
-    Ok(())
-}
-
-/// Sets the gauges.
-async fn measure(shared: &Shared) -> Result<(), Error> {
-    let depths = async {
-        let mut conn = shared.pool.acquire().await?;
-        depths(&mut conn).await
-    };
-    export(&within(depths).await?);
-    Ok(())
-}
-
-/// Forgets some of the groups that govern nothing; returns where to go on.
-async fn forget(shared: &Shared, after: &str) -> Result<String, Error> {
-    let forget = sqlx::query_as("select queue.forget_groups($1, $2)").bind(after).bind(FORGET_MAX);
-    let (last,): (Option<String>,) = within(forget.fetch_one(&shared.pool)).await?;
-    Ok(last.unwrap_or_default())
-}
-
-/// Finds the queues of this process that have ready jobs, for wakes can be lost.
-async fn look(shared: &Shared) -> Result<(), Error> {
-    let queues: Vec<&'static str> = shared.queues().keys().copied().collect();
-    let ready: Vec<(String,)> = within(
-        sqlx::query_as(
-            "select q.queue from unnest($1::text[]) q(queue)
-             where exists (select 1 from queue.ready r where r.queue = q.queue)",
-        )
-        .bind(queues)
-        .fetch_all(&shared.pool),
-    )
-    .await?;
-    for (queue,) in &ready {
-        shared.mark(queue);
-    }
-    Ok(())
-}
-
-async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
-    let (rescued, died): (i32, i32) = within(
-        sqlx::query_as("select rescued, died from queue.rescue($1, $2, make_interval(secs => $3), $4)")
-            .bind(CRASHES)
-            .bind(CRASHES_MAX)
-            .bind(EXPIRY.as_secs_f64())
-            .bind(orphans)
-            .fetch_one(&shared.pool),
-    )
-    .await?;
-    if rescued > 0 || died > 0 {
-        tracing::warn!(rescued, died, "rescued the jobs of a process that died");
-        metrics::counter!("queue_rescued_total").increment(u64::try_from(rescued).unwrap_or_default());
-        metrics::counter!("queue_crashed_total").increment(u64::try_from(died).unwrap_or_default());
-    }
-    Ok(())
-}
-
-/// Cancels the tokens of running jobs whose group was cancelled.
-pub(crate) async fn cancel(shared: &Shared) -> Result<(), Error> {
-    let grouped: Vec<(Uuid, String, i64)> = shared
-        .tracked()
-        .values()
-        .filter_map(|job| job.group().map(|group| (job.id(), group.to_owned(), job.epoch())))
-        .collect();
-    if grouped.is_empty() {
-        return Ok(());
-    }
-    let cancelled: Vec<(Uuid,)> = within(
-        sqlx::query_as(
-            "select t.id from unnest($1::uuid[], $2::text[], $3::int8[]) t(id, grp, epoch)
-             cross join lateral queue.group_of(t.grp) g where g.epoch > t.epoch",
-        )
-        .bind(grouped.iter().map(|(id, _, _)| *id).collect::<Vec<_>>())
-        .bind(grouped.iter().map(|(_, group, _)| group.as_str()).collect::<Vec<_>>())
-        .bind(grouped.iter().map(|(_, _, epoch)| *epoch).collect::<Vec<_>>())
-        .fetch_all(&shared.pool),
-    )
-    .await?;
-    for (id,) in cancelled {
-        if let Some(job) = shared.tracked().get(&id) {
-            job.cancelled().cancel();
-        }
-    }
-    Ok(())
-}
-
-/// Hands back jobs that were claimed under this process's lease without its knowing: the answer of a claim can be lost
-/// with its connection.
-async fn reconcile(shared: &Arc<Shared>) -> Result<(), Error> {
-    let Some(lease) = shared.heart.lease() else { return Ok(()) };
-    let running: Vec<(Uuid, i32)> = within(
-        sqlx::query_as(
-            "select id, run from queue.running where lease = $1 and started_at < now() - make_interval(secs => $2)",
-        )
-        .bind(lease.id)
-        .bind(STATEMENT_DEADLINE.as_secs_f64())
-        .fetch_all(&shared.pool),
-    )
-    .await?;
-    let lost: Vec<(Uuid, i32)> = {
-        let tracked = shared.tracked();
-        running.into_iter().filter(|(id, run)| tracked.get(id).is_none_or(|job| job.run() != *run)).collect()
-    };
-    if lost.is_empty() {
-        return Ok(());
-    }
-    tracing::warn!(jobs = lost.len(), "handing back jobs whose claim was not heard of");
-    let outcomes: Vec<Recorded> = lost.into_iter().map(|(id, run)| Recorded::lost(id, run)).collect();
-    let complete = async {
-        let mut conn = shared.pool.acquire().await?;
-        complete_many(&mut conn, &outcomes).await
-    };
-    within(complete).await?;
-    shared.mark_all();
-    Ok(())
-}
-
-async fn tick_schedule(shared: &Shared, schedule: &Schedule) -> Result<Duration, Error> {
-    let tick = async {
-        let mut tx = shared.pool.begin().await?;
-        let (wake, next) = schedule.tick(&mut tx).await?;
-        tx.commit().await?;
-        Ok::<_, Error>((wake, next))
-    };
-    let (wake, next) = tokio::time::timeout(STATEMENT_DEADLINE, tick)
-        .await
-        .map_err(|_| Error::Deadline(STATEMENT_DEADLINE))??;
-    shared.notifier.send(wake);
-    Ok(next)
 }
 
 /// Listens for wakes on a connection of its own. After every (re)connection all queues are looked at, for wakes of

@@ -220,9 +220,9 @@ async fn a_held_group_waits_until_it_is_released() {
 async fn what_a_claim_parks_while_the_group_is_released_is_found() {
     let database = database().await;
     let pool = database.pool();
-    let mut conn = pool.acquire().await.unwrap();
-    groups::hold(&mut conn, "h").await.unwrap();
     enqueue(pool, &[number(1).group("h/1")]).await;
+    // As if it had been enqueued while the hold was not yet to be seen.
+    sqlx::query("insert into queue.groups (prefix, held) values ('h', true)").execute(pool).await.unwrap();
     let mut resuming = pool.begin().await.unwrap();
     assert!(groups::release(&mut resuming, "h").await.unwrap().is_empty());
     // The claim cannot know of a release that has not committed.

@@ -89,8 +89,19 @@ pub async fn claim_next(
     rota: &mut Rota,
     limit: usize,
 ) -> Vec<(String, i64)> {
+    claim_by(pool, lease, rota, limit, true).await
+}
+
+/// The same; `look` says that there may be something new.
+pub async fn claim_by(
+    pool: &PgPool,
+    lease: uuid::Uuid,
+    rota: &mut Rota,
+    limit: usize,
+    look: bool,
+) -> Vec<(String, i64)> {
     let mut conn = pool.acquire().await.expect("a connection");
-    let claims = rota.claim(&mut conn, lease, "numbers", limit, true).await.expect("a claim");
+    let claims = rota.claim(&mut conn, lease, "numbers", limit, look).await.expect("a claim");
     let number = |payload| serde_json::from_str::<Number>(payload).expect("a payload").n;
     claims.iter().map(|(_, lane, payload)| (lane.to_owned(), number(payload))).collect()
 }

@@ -4,18 +4,33 @@ use std::{collections::BTreeMap, time::Duration};
 
 use queue::{NewJob, Rota, lanes};
 
-use crate::support::{Number, claim, claim_next, database, enqueue, lease, number};
+use crate::support::{Number, claim, claim_by, claim_next, database, enqueue, lease, number};
+
+/// A rota that takes no look for a slow one, however busy the machine is.
+fn patient() -> Rota {
+    Rota::slow_after(Duration::MAX, Duration::ZERO)
+}
 
 fn of(tenant: &str, n: i64) -> NewJob {
     NewJob::new(&Number { n }, tenant).expect("a job")
 }
 
-/// How many of the jobs, whose numbers are their tenants', each tenant got.
+/// How many of the jobs of each number were claimed.
 async fn served(pool: &sqlx::PgPool, rota: &mut Rota, limit: usize, claims: usize) -> BTreeMap<i64, usize> {
+    served_by(pool, rota, limit, claims, true).await
+}
+
+async fn served_by(
+    pool: &sqlx::PgPool,
+    rota: &mut Rota,
+    limit: usize,
+    claims: usize,
+    look: bool,
+) -> BTreeMap<i64, usize> {
     let lease = lease(pool).await;
     let mut served = BTreeMap::new();
     for _ in 0..claims {
-        for (_, n) in claim_next(pool, lease, rota, limit).await {
+        for (_, n) in claim_by(pool, lease, rota, limit, look).await {
             *served.entry(n).or_default() += 1;
         }
     }
@@ -31,7 +46,7 @@ async fn tenants_get_the_same_over_many_small_claims() {
             .collect();
         enqueue(database.pool(), &jobs).await;
         let claims = 240 / limit;
-        let served = served(database.pool(), &mut Rota::default(), limit, claims).await;
+        let served = served(database.pool(), &mut patient(), limit, claims).await;
         let total = limit * claims;
         let fair = total / usize::try_from(tenants).unwrap();
         assert_eq!(
@@ -54,7 +69,7 @@ async fn a_tenants_lanes_get_the_same_and_its_number_of_lanes_gains_nothing() {
         (0..3000).map(|n| of("many", n % 300).lane(format!("lane-{:03}", n % 300))).collect();
     jobs.extend((0..300).map(|_| of("one", 1000)));
     enqueue(pool, &jobs).await;
-    let served = served(pool, &mut Rota::default(), 20, 20).await;
+    let served = served(pool, &mut patient(), 20, 20).await;
     assert!(served[&1000].abs_diff(200) <= 4, "half for the tenant with one lane: {}", served[&1000]);
     let lanes: Vec<usize> = (0..300).map(|n| served.get(&n).copied().unwrap_or_default()).collect();
     assert!(lanes.iter().all(|got| *got <= 1), "no lane twice before every lane once: {lanes:?}");
@@ -68,7 +83,7 @@ async fn a_weight_is_a_share() {
     lanes::weigh(&mut conn, "heavy", 3).await.unwrap();
     let jobs: Vec<_> = (0..300).flat_map(|_| [of("heavy", 3), of("light", 1)]).collect();
     enqueue(pool, &jobs).await;
-    let served = served(pool, &mut Rota::default(), 10, 20).await;
+    let served = served(pool, &mut patient(), 10, 20).await;
     assert!(served[&3].abs_diff(150) <= 6, "{served:?}");
 }
 
@@ -87,8 +102,15 @@ async fn closed_lanes_and_their_tenants_do_not_stand_in_the_way() {
     jobs.push(of("a", 5000).lane("open"));
     jobs.push(of("c", 5001).lane("open too"));
     enqueue(pool, &jobs).await;
-    let served = served(pool, &mut Rota::default(), 1, 200).await;
-    assert_eq!(served.into_iter().collect::<Vec<_>>(), [(5000, 1), (5001, 1)]);
+    let alone = served(pool, &mut patient(), 1, 200).await;
+    assert_eq!(alone.into_iter().collect::<Vec<_>>(), [(5000, 1), (5001, 1)]);
+
+    // Beside a tenant that is always busy.
+    let mut jobs: Vec<_> = (0..300).map(|_| of("busy", 6000)).collect();
+    jobs.push(of("a", 5000).lane("open"));
+    enqueue(pool, &jobs).await;
+    let beside = served(pool, &mut patient(), 2, 100).await;
+    assert_eq!(beside[&5000], 1, "{beside:?}");
 }
 
 #[tokio::test]
@@ -104,7 +126,7 @@ async fn a_cap_counts_all_tenants_of_the_lane() {
     lanes::limit(&mut conn, "numbers", "shared", cap).await.unwrap();
     let jobs: Vec<_> = (0..20).flat_map(|n| [of("a", n).lane("shared"), of("b", n).lane("shared")]).collect();
     enqueue(pool, &jobs).await;
-    let mut rota = Rota::default();
+    let mut rota = patient();
     for _ in 0..10 {
         claim_next(pool, lease, &mut rota, 10).await;
     }
@@ -121,8 +143,133 @@ async fn a_rate_is_kept_over_many_claims() {
     let rate = lanes::Limits { cap: None, per_second: Some(0.001) };
     lanes::limit(&mut conn, "numbers", "slow", rate).await.unwrap();
     enqueue(pool, &(0..20).map(|n| number(n).lane("slow")).collect::<Vec<_>>()).await;
-    let served = served(pool, &mut Rota::default(), 5, 10).await;
-    assert_eq!(served.values().sum::<usize>(), 1);
+    let slow = served(pool, &mut patient(), 5, 10).await;
+    assert_eq!(slow.values().sum::<usize>(), 1);
+
+    // What was not used of a second can be used later in it, and no more.
+    let rate = lanes::Limits { cap: None, per_second: Some(20.0) };
+    lanes::limit(&mut conn, "numbers", "fast", rate).await.unwrap();
+    enqueue(pool, &(0..200).map(|n| number(n).lane("fast")).collect::<Vec<_>>()).await;
+    let (mut rota, lease, mut claimed) = (patient(), lease(pool).await, 0);
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(3300) {
+        claimed += claim_next(pool, lease, &mut rota, 100).await.len();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a small count")]
+    let rate = claimed as f64 / seconds;
+    assert!((14.0..=28.0).contains(&rate), "{claimed} in {seconds} s");
+}
+
+#[tokio::test]
+async fn lanes_beyond_the_window_have_their_turns_without_a_wake() {
+    let database = database().await;
+    let pool = database.pool();
+    let jobs: Vec<_> =
+        (0..3000).map(|n| of("one", n % 300 / 100).lane(format!("lane-{:03}", n % 300))).collect();
+    enqueue(pool, &jobs).await;
+    let mut rota = patient();
+    served(pool, &mut rota, 1, 1).await;
+    let served = served_by(pool, &mut rota, 50, 30, false).await;
+    assert!(
+        served.values().all(|got| got.abs_diff(500) <= 100),
+        "a third for each hundred lanes: {served:?}"
+    );
+}
+
+#[tokio::test]
+async fn more_tenants_than_are_remembered_have_all_their_lanes_served() {
+    let database = database().await;
+    let pool = database.pool();
+    for part in 0..4 {
+        let jobs: Vec<_> = (part * 300..(part + 1) * 300)
+            .flat_map(|t| {
+                (0..8).map(move |n| {
+                    of(&format!("tenant-{t:04}"), n % 2).lane(["aa", "zz"][usize::from(n % 2 == 1)])
+                })
+            })
+            .collect();
+        enqueue(pool, &jobs).await;
+    }
+    let served = served(pool, &mut patient(), 300, 16).await;
+    assert!(served[&1] * 3 > served[&0], "the lane with the greater name gets its share: {served:?}");
+}
+
+#[tokio::test]
+async fn full_lanes_are_not_looked_at_without_end() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    let cap = lanes::Limits { cap: Some(1), per_second: None };
+    let mut jobs = Vec::new();
+    for n in 0..150 {
+        let lane = format!("lane-{n:03}");
+        lanes::limit(&mut conn, "numbers", &lane, cap).await.unwrap();
+        jobs.extend([of("one", n).lane(&lane), of("one", n).lane(&lane)]);
+    }
+    enqueue(pool, &jobs).await;
+    let lease = lease(pool).await;
+    let mut rota = patient();
+    let (mut claimed, mut claims) = (0, 0);
+    loop {
+        let found = rota.claim(&mut conn, lease, "numbers", 200, claims == 0).await.unwrap();
+        claimed += found.iter().count();
+        claims += 1;
+        if !found.may_have_more() {
+            break;
+        }
+    }
+    assert_eq!(claimed, 150);
+    assert!(claims < 60, "{claims} claims");
+}
+
+#[tokio::test]
+async fn held_jobs_ahead_in_the_lane_keep_nobody_waiting() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    let held: Vec<_> = (0..100).map(|n| number(n).lane("mailbox").group(format!("h/{n}"))).collect();
+    enqueue(pool, &held[..50]).await;
+    // As if they had been enqueued while the hold was not yet to be seen.
+    sqlx::query("insert into queue.groups (prefix, held) values ('h', true)").execute(pool).await.unwrap();
+    enqueue(pool, &held[50..]).await;
+    let parked: i64 = sqlx::query_scalar("select count(*) from queue.deferred where run_at = 'infinity'")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(parked, 50, "what comes to a held group is parked at once");
+    enqueue(pool, &[number(1000).lane("mailbox")]).await;
+    let lease = lease(pool).await;
+    let mut rota = patient();
+    let mut claims = 0;
+    loop {
+        let found = rota.claim(&mut conn, lease, "numbers", 10, claims == 0).await.unwrap();
+        claims += 1;
+        if found.iter().next().is_some() {
+            break;
+        }
+        assert!(found.may_have_more(), "asleep after {claims} claims");
+    }
+    assert_eq!(claims, 6, "ten at a time, without a wake");
+}
+
+#[tokio::test]
+async fn what_is_set_for_a_lane_holds_although_the_turns_are_older() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    enqueue(pool, &(0..40).map(|n| number(n).lane("lane")).collect::<Vec<_>>()).await;
+    let lease = lease(pool).await;
+    let mut rota = patient();
+    assert_eq!(claim_by(pool, lease, &mut rota, 2, true).await.len(), 2);
+    let cap = lanes::Limits { cap: Some(5), per_second: None };
+    lanes::limit(&mut conn, "numbers", "lane", cap).await.unwrap();
+    assert_eq!(claim_by(pool, lease, &mut rota, 10, false).await.len(), 3);
+    lanes::limit(&mut conn, "numbers", "lane", lanes::Limits::default()).await.unwrap();
+    assert_eq!(claim_by(pool, lease, &mut rota, 2, true).await.len(), 2);
+    let _ = lanes::pause_queue(&mut conn, "numbers", true).await.unwrap();
+    assert!(claim_by(pool, lease, &mut rota, 2, false).await.is_empty());
 }
 
 #[tokio::test]
