@@ -27,7 +27,11 @@ create function queue.enqueue(p_ids uuid[], p_shards smallint[], p_queues text[]
     p_priorities smallint[], p_grps text[], p_causes text[], p_cause_epochs bigint[], p_keys text[], p_max_attempts integer[],
     p_payloads text[], p_traces text[], p_run_ats timestamptz[], p_delays bigint[])
 returns table (n bigint, fate text)
-language sql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+#variable_conflict use_column
+begin
+    -- In plpgsql its plan is kept; as an SQL function it would be planned anew by each call.
+    return query
     with input as materialized (
         select t.*, g.epoch, g.held, t.cause is not null and (select c.epoch from queue.group_of(t.cause) c) > t.cause_epoch as cancelled,
             coalesce(t.run_at, now() + make_interval(secs => t.delay / 1000.0)) as due
@@ -53,7 +57,8 @@ language sql set enable_seqscan = off set enable_hashjoin = off set enable_merge
             queue.rank_of(clock_timestamp(), priority)
         from judged where accepted and (due is null or due <= now()) and not held
     )
-    select n, case when accepted then 'added' when cancelled then 'cancelled' else 'duplicate' end from judged
+    select n, case when accepted then 'added' when cancelled then 'cancelled' else 'duplicate' end from judged;
+end
 $$;
 
 -- Up to `p_tenants` tenants with ready jobs, in turn after `p_after`, by a loose index scan that wraps around once.
