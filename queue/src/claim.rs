@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    Job, JobKind,
+    Job, JobKind, TraceContext,
     beat::Lease,
-    complete::Recorded,
+    complete::{Recorded, Unconfirmed},
     job::Inner,
     runtime::{Shared, Tracked},
 };
@@ -54,7 +54,7 @@ impl Row {
             attempt: self.attempt,
             crashes: self.crashes,
             max_attempts: self.max_attempts,
-            trace: self.trace,
+            trace: TraceContext::continued(self.trace.as_deref()),
             cancelled: CancellationToken::new(),
             protected: AtomicBool::new(false),
             recorded: AtomicBool::new(false),
@@ -97,6 +97,16 @@ impl<J> Claimed<J> {
     pub async fn finish(self, outcome: crate::Outcome) {
         let recorded = Recorded::new(&self.job, outcome);
         self.tracked.record(recorded).await;
+    }
+
+    /// The same, and waits until it is recorded.
+    pub async fn confirm(self, outcome: crate::Outcome) -> Result<(), Unconfirmed> {
+        let recorded = Recorded::new(&self.job, outcome);
+        match self.tracked.confirm(recorded).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(Unconfirmed::Stale),
+            None => Err(Unconfirmed::Stopped),
+        }
     }
 
     pub(crate) fn into_parts(self) -> (Job, J, Running) {

@@ -18,6 +18,17 @@ pub enum CompleteError {
     Database(#[from] sqlx::Error),
 }
 
+/// Why an outcome that was handed to the completer was not recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unconfirmed {
+    /// The job is no longer running under this token: it was rescued, and runs or ran elsewhere.
+    #[error("the attempt token is stale")]
+    Stale,
+    /// The runtime stopped first; the job runs again.
+    #[error("the runtime stopped before the outcome was recorded")]
+    Stopped,
+}
+
 /// An outcome of one run, ready to be recorded.
 #[derive(Debug, Clone)]
 pub struct Recorded {

@@ -24,11 +24,12 @@ mod rota;
 mod runtime;
 mod schedule;
 mod tick;
+mod trace;
 mod wake;
 
 pub use backend::{Backend, JobLayer, JobService};
 pub use claim::{Claimed, Source};
-pub use complete::{CompleteError, Recorded, complete_many};
+pub use complete::{CompleteError, Recorded, Unconfirmed, complete_many};
 pub use enqueue::{Enqueued, NewJob, RunAt, enqueue};
 pub use error::{EnqueueError, Error};
 pub use gauges::{Depth, depths};
@@ -37,6 +38,7 @@ pub use migrations::migrations;
 pub use rota::{Claims, Rota};
 pub use runtime::{Runtime, RuntimeConfig};
 pub use schedule::Schedule;
+pub use trace::{BadTraceParent, TraceContext};
 pub use wake::{Notifier, Wake};
 
 /// The longest payload in bytes; jobs hold ids, never documents.

@@ -14,7 +14,7 @@ use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -120,7 +120,14 @@ impl Shared {
 
     pub(crate) fn track(self: &Arc<Self>, job: &Job, capped: bool) -> Tracked {
         self.tracked().insert(job.id(), job.clone());
-        Tracked { id: job.id(), run: job.run(), queue: job.queue(), capped, shared: self.clone() }
+        Tracked {
+            id: job.id(),
+            run: job.run(),
+            queue: job.queue(),
+            capped,
+            confirm: None,
+            shared: self.clone(),
+        }
     }
 }
 
@@ -132,10 +139,28 @@ pub(crate) struct Tracked {
     run: i32,
     queue: &'static str,
     capped: bool,
+    /// Who waits to hear whether the outcome was accepted.
+    confirm: Option<oneshot::Sender<bool>>,
     shared: Arc<Shared>,
 }
 
 impl Tracked {
+    /// Hands an outcome to the completer and waits until it is recorded. False: the token is stale. None: the runtime
+    /// stopped before it was recorded.
+    pub(crate) async fn confirm(mut self, recorded: Recorded) -> Option<bool> {
+        let (sender, receiver) = oneshot::channel();
+        self.confirm = Some(sender);
+        self.record(recorded).await;
+        receiver.await.ok()
+    }
+
+    /// Tells whoever waits that the outcome was recorded, or was stale.
+    pub(crate) fn recorded(mut self, accepted: bool) {
+        if let Some(confirm) = self.confirm.take() {
+            let _ = confirm.send(accepted);
+        }
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.shared.is_stopping()
     }

@@ -1,7 +1,7 @@
 //! The loops of a runtime. Each goes on for ever, through every outage of the database, until the runtime stops.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -11,6 +11,7 @@ use rand::Rng;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     Error,
@@ -188,12 +189,18 @@ pub(crate) async fn complete_all(shared: Arc<Shared>, mut receiver: mpsc::Receiv
         }
         batch.sort_by_key(|(recorded, _)| recorded.id);
         let outcomes: Vec<Recorded> = batch.iter().map(|(recorded, _)| recorded.clone()).collect();
-        write(&shared, &outcomes).await;
-        batch.clear();
+        let Some(accepted) = write(&shared, &outcomes).await else {
+            batch.clear();
+            continue;
+        };
+        for (recorded, tracked) in batch.drain(..) {
+            tracked.recorded(accepted.contains(&recorded.token()));
+        }
     }
 }
 
-async fn write(shared: &Shared, outcomes: &[Recorded]) {
+/// Returns the tokens that were accepted; `None` when the runtime stopped first.
+async fn write(shared: &Shared, outcomes: &[Recorded]) -> Option<HashSet<(Uuid, i32)>> {
     let mut failures = 0;
     loop {
         let started = Instant::now();
@@ -208,7 +215,7 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) {
                     let label = if accepted.contains(&outcome.token()) { outcome.label() } else { "stale" };
                     metrics::counter!("queue_outcomes_total", "outcome" => label).increment(1);
                 }
-                return;
+                return Some(accepted);
             }
             Err(error) => {
                 tracing::warn!(%error, outcomes = outcomes.len(), "outcomes were not recorded; trying again");
@@ -220,7 +227,7 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) {
                 outcomes = outcomes.len(),
                 "stopped before outcomes were recorded; their jobs run again"
             );
-            return;
+            return None;
         }
         sleep_unless(&shared.stopped, pause(failures)).await;
     }
