@@ -1,4 +1,4 @@
-//! What surrounds every request: its id, its log line, the security headers, and the answer to a panic.
+//! What surrounds every request: its id, its trace, its log line, the security headers, and the answer to a panic.
 
 use std::{any::Any, cell::RefCell, panic::AssertUnwindSafe, time::Instant};
 
@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::FutureExt;
+use queue::TraceContext;
 use shared::ids::request_id;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Instrument, field::Empty};
@@ -20,6 +21,9 @@ use crate::error::{ApiError, Code};
 
 /// The header with the request's id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header with the caller's step of a trace (W3C Trace Context); the request is the next one, and the jobs that it
+/// enqueues come of it.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// A longer id from outside is replaced.
 const REQUEST_ID_CHARS_MAX: usize = 128;
@@ -62,7 +66,15 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = sane_id(request.headers()).unwrap_or_else(request_id);
     let route = request.extensions().get::<MatchedPath>().map_or("-", |path| path.as_str()).to_owned();
-    let span = tracing::info_span!("request", id = %id, method = %request.method(), route, key_id = Empty);
+    let trace = TraceContext::continued(traceparent(request.headers()));
+    let span = tracing::info_span!(
+        "request",
+        id = %id,
+        trace = trace.trace_id(),
+        method = %request.method(),
+        route,
+        key_id = Empty
+    );
     let context = Context { id: id.clone(), warnings: RefCell::default(), held: RefCell::default() };
     let answer = CONTEXT.scope(context, async {
         match AssertUnwindSafe(next.run(request)).catch_unwind().await {
@@ -70,7 +82,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
             Err(panic) => ApiError::new(Code::Internal).caused_by(panic_message(&*panic)).into_response(),
         }
     });
-    let mut response = answer.instrument(span.clone()).await;
+    let mut response = trace.scope(answer).instrument(span.clone()).await;
     let latency = started.elapsed();
     span.in_scope(|| {
         tracing::info!(status = response.status().as_u16(), latency_ms = latency.as_millis(), "answered");
@@ -87,6 +99,13 @@ fn sane_id(headers: &HeaderMap) -> Option<String> {
     let sane = (1..=REQUEST_ID_CHARS_MAX).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     sane.then(|| id.to_owned())
+}
+
+/// What the caller says of its trace; two say nothing.
+fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    let first = given.next()?;
+    if given.next().is_some() { None } else { first.to_str().ok() }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
@@ -121,5 +140,16 @@ mod tests {
             assert_eq!(id_of(bad), None);
         }
         assert_eq!(sane_id(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn of_two_traces_none_is_taken() {
+        let given = HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let mut headers = HeaderMap::new();
+        assert_eq!(traceparent(&headers), None);
+        headers.append(TRACEPARENT, given.clone());
+        assert_eq!(traceparent(&headers), given.to_str().ok());
+        headers.append(TRACEPARENT, given);
+        assert_eq!(traceparent(&headers), None);
     }
 }

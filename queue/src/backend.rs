@@ -147,10 +147,11 @@ where
         let (Some(job), Some(running)) = (job, running) else {
             return Box::pin(async { Err("the task does not come from this queue".into()) });
         };
-        let span = tracing::info_span!("job", queue = job.queue(), id = %job.id(), run = job.run(), trace = job.trace());
+        let (trace, span) = (job.trace(), job.span());
         let run = run(job, running, async move { handler.await.map_err(Into::into) });
         // The handler has a task of its own, so that a slow poll of one delays no other; dropping the worker aborts it.
-        let spawned = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(run.instrument(span)));
+        let spawned =
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(trace.scope(run).instrument(span)));
         Box::pin(async move { spawned.await.map_err(Into::into) })
     }
 }

@@ -7,7 +7,8 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use crate::{
-    EnqueueError, GROUP_BYTES_MAX, GROUP_NAMES_MAX, Job, JobKind, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, Wake,
+    EnqueueError, GROUP_BYTES_MAX, GROUP_NAMES_MAX, Job, JobKind, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX,
+    TraceContext, Wake,
 };
 
 /// The most points of priority either way.
@@ -37,7 +38,7 @@ pub struct NewJob {
     lane: String,
     group: Option<String>,
     cause: Option<(String, i64)>,
-    trace: Option<String>,
+    trace: Option<TraceContext>,
 }
 
 impl NewJob {
@@ -103,14 +104,15 @@ impl NewJob {
     #[must_use]
     pub fn caused_by(mut self, job: &Job) -> Self {
         self.cause = job.group().map(|group| (group.to_owned(), job.epoch()));
-        self.trace = job.trace().map(ToOwned::to_owned);
+        self.trace = Some(job.trace());
         self
     }
 
-    /// The W3C `traceparent` of what enqueues it.
+    /// Which step of a trace it comes of, when that is not the [current](TraceContext::current) one of the task that
+    /// enqueues it.
     #[must_use]
-    pub fn trace(mut self, traceparent: impl Into<String>) -> Self {
-        self.trace = Some(traceparent.into());
+    pub fn trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -169,6 +171,7 @@ pub async fn enqueue(
         return Ok((Vec::new(), Wake::none()));
     }
     let ids: Vec<Uuid> = jobs.iter().map(|_| Uuid::now_v7()).collect();
+    let current = TraceContext::current();
     let column = |f: &dyn Fn(&NewJob) -> Option<String>| jobs.iter().map(f).collect::<Vec<_>>();
     let rows = sqlx::query(
         "select * from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
@@ -185,7 +188,7 @@ pub async fn enqueue(
     .bind(column(&|j| j.key.clone()))
     .bind(jobs.iter().map(|j| i32::from(j.max_attempts)).collect::<Vec<_>>())
     .bind(jobs.iter().map(|j| j.payload.as_str()).collect::<Vec<_>>())
-    .bind(column(&|j| j.trace.clone()))
+    .bind(column(&|j| j.trace.or(current).map(|trace| trace.to_string())))
     .bind(jobs.iter().map(|j| if let RunAt::At(at) = j.run_at { Some(at) } else { None }).collect::<Vec<_>>())
     .bind(jobs.iter().map(|j| delay_ms(j.run_at)).collect::<Vec<_>>())
     .fetch_all(&mut *conn)

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{CompleteError, Recorded, complete_many};
+use crate::{CompleteError, Recorded, TraceContext, complete_many};
 
 /// A kind of job: its payload, the queue it waits in, and how often it is tried.
 pub trait JobKind: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -86,7 +86,7 @@ pub(crate) struct Inner {
     pub(crate) attempt: i32,
     pub(crate) crashes: i16,
     pub(crate) max_attempts: i32,
-    pub(crate) trace: Option<String>,
+    pub(crate) trace: TraceContext,
     pub(crate) cancelled: CancellationToken,
     pub(crate) protected: AtomicBool,
     pub(crate) recorded: AtomicBool,
@@ -143,9 +143,15 @@ impl Job {
         self.inner.attempt + 1 >= self.inner.max_attempts
     }
 
-    /// The `traceparent` of what enqueued it.
-    pub fn trace(&self) -> Option<&str> {
-        self.inner.trace.as_deref()
+    /// This run's step of the trace of what enqueued it; of a new trace if that had none.
+    pub fn trace(&self) -> TraceContext {
+        self.inner.trace
+    }
+
+    /// The span of this run's log lines. An apalis worker's handlers are in it; who claims by hand enters it.
+    pub fn span(&self) -> tracing::Span {
+        let Inner { id, run, queue, trace, .. } = &*self.inner;
+        tracing::info_span!("job", queue, %id, run, trace = trace.trace_id())
     }
 
     /// Cancelled when the job's group is, or when the process gives up waiting at shutdown. The handler is dropped

@@ -8,7 +8,7 @@ use std::{
 
 use queue::{EnqueueError, Enqueued, NewJob, Notifier, Wake};
 use sqlx::{
-    PgConnection, PgPool, Postgres, Transaction,
+    ConnectOptions, PgConnection, PgPool, Postgres, Transaction,
     migrate::{MigrateError, Migration, MigrationType, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -191,7 +191,9 @@ fn migrator() -> Migrator {
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     let patient = (*pool.connect_options())
         .clone()
-        .options([("statement_timeout", "0"), ("lock_timeout", MIGRATION_LOCK_TIMEOUT)]);
+        .options([("statement_timeout", "0"), ("lock_timeout", MIGRATION_LOCK_TIMEOUT)])
+        // A slow statement would be logged with its text, which is the whole file.
+        .disable_statement_logging();
     let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(patient);
     let migrated = migrator().run(&pool).await;
     pool.close().await;
