@@ -28,6 +28,7 @@ use shared::{
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::{
@@ -111,7 +112,8 @@ impl Deliverer {
             }
             for prepared in this.prepare(batch).await {
                 let this = this.clone();
-                requests.spawn(async move { this.attempt(prepared).await });
+                let span = prepared.claimed.job.span();
+                requests.spawn(async move { this.attempt(prepared).await }.instrument(span));
             }
         }
         requests.close();

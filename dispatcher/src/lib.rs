@@ -45,6 +45,10 @@ pub async fn run(
         Database::connect(&base.database_url, NAME, base.database_connections).context("DATABASE_URL")?;
     let client = HttpClient::new(base.webhook_allow.clone(), config.webhook_timeout)?;
     let slots = usize::from(config.webhook_slots);
+    let leased = Arc::new(Mutex::new(None));
+    let asked = leased.clone();
+    // First, for it installs what the metrics of all that follows go to.
+    let admin = Admin::new(database.clone(), move || lock(&asked).as_ref().is_some_and(Runtime::is_ready))?;
     let runtime = Runtime::start(RuntimeConfig {
         name: NAME.into(),
         connect: connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
@@ -62,15 +66,13 @@ pub async fn run(
     loops.spawn(deliverer.run(source));
     loops.spawn(record::run(database.clone(), config.webhook_retries, sent, give_up.clone()));
     // Taken out when the dispatcher stops, from when on it is not ready.
-    let runtime = Arc::new(Mutex::new(Some(runtime)));
-    let leased = runtime.clone();
-    let admin = Admin::new(database.clone(), move || lock(&leased).as_ref().is_some_and(Runtime::is_ready))?;
+    *lock(&leased) = Some(runtime);
     admin.serve(base.admin_addr, give_up.clone()).await?;
     tracing::info!(slots, "the dispatcher runs");
 
     shutdown.cancelled().await;
     tracing::info!("the dispatcher stops");
-    let running = lock(&runtime).take();
+    let running = lock(&leased).take();
     if let Some(running) = running {
         running.shutdown(base.shutdown.mul_f64(1.0 - RECORDING_SHARE)).await;
     }

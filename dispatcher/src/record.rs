@@ -196,6 +196,9 @@ async fn record(database: &Database, rows: &[Row]) -> Result<(), sqlx::Error> {
     let disabled = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
     endpoints::record_health(&mut tx, &health(&rows)).await?;
     tx.commit().await?;
+    for job in &jobs {
+        job.count(accepted.contains(&job.token()));
+    }
     for endpoint_id in disabled {
         tracing::info!(%endpoint_id, "the endpoint is gone (410) and was disabled");
     }

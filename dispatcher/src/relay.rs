@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use queue::NewJob;
+use queue::{NewJob, TraceContext};
 use rand::Rng;
 use shared::{
     Database,
@@ -107,11 +107,9 @@ impl Relay {
     }
 
     async fn filled_shards(&self) -> anyhow::Result<Vec<i16>> {
-        let mut tx = self.database.begin().await?;
-        deliveries::look_up_by_key(&mut tx).await?;
-        let filled = outbox::list_filled_shards(&mut tx).await?;
-        tx.rollback().await?;
-        Ok(filled)
+        // One statement, for an idle dispatcher asks all the time.
+        let mut conn = self.database.pool().acquire().await?;
+        Ok(outbox::list_filled_shards(&mut conn).await?)
     }
 }
 
@@ -157,6 +155,7 @@ fn plan(taken: &[Taken]) -> anyhow::Result<(Vec<NewDelivery>, Vec<NewJob>)> {
         };
         let payload = Deliver { account_id: row.account_id, delivery_id: delivery.id };
         let job = NewJob::new(&payload, row.account_id.to_string())?.lane(endpoint_id.to_string());
+        let job = job.trace(TraceContext::continued(row.trace.as_deref()));
         jobs.push(if row.test { job.priority(TEST_PRIORITY) } else { job });
         made.push(delivery);
     }

@@ -173,7 +173,7 @@ $$;
 -- is no job: another claimer has this lane's limits in hand.
 create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_budgets integer[], p_from timestamptz[])
 returns table (fate text, id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
-    max_attempts integer, payload text, trace text, capped boolean, rank timestamptz)
+    max_attempts integer, payload text, trace text, capped boolean, rank timestamptz, priority smallint)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set jit = off as $$
 #variable_conflict use_column
@@ -250,14 +250,14 @@ begin
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run + 1,
             max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded
         from judged where fate = 'claimed'
-        returning 'claimed', id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, rank
+        returning 'claimed', id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, rank, priority
     )
     select * from claimed
     union all
-    select fate, id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, guarded, rank
+    select fate, id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, guarded, rank, priority
     from judged where fate <> 'claimed'
     union all
-    select 'held by another', p_lease, '', h, null, 0, 0, 0::smallint, 0, 0, '', null, true, now() from unnest(v_held) h;
+    select 'held by another', p_lease, '', h, null, 0, 0, 0::smallint, 0, 0, '', null, true, now(), 0::smallint from unnest(v_held) h;
 end
 $$;
 
@@ -493,16 +493,16 @@ $$;
 -- The third crash is death when the job was in more than half of the process deaths of the last ten minutes. When
 -- processes die without it as well, by a failing machine or whoever kills them, a crash says little against the job,
 -- and it takes `p_crashes_max` of them. Jobs whose lease row is gone altogether (a restored backup) are found when
--- `p_orphans` is set; no crash is counted for them.
-create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean,
-    out rescued integer, out died integer)
+-- `p_orphans` is set; no crash is counted for them. Returns how many jobs of each queue were given back, and how many died.
+create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean)
+returns table (queue text, rescued bigint, died bigint)
 language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+#variable_conflict use_column
 declare
     v_expired uuid[];
     v_leases uuid[];
     v_deaths integer;
 begin
-    rescued := 0; died := 0;
     if not queue.is_steady(p_expiry) then
         return;
     end if;
@@ -524,6 +524,7 @@ begin
     end if;
     delete from queue.deaths where died_at < clock_timestamp() - interval '10 minutes';
     select count(*) into v_deaths from queue.deaths;
+    return query
     with taken as (
         delete from queue.running r where r.lease = any (v_leases)
         returning r.*, r.crashes + coalesce(r.lease = any (v_expired), false)::integer as crashed
@@ -544,24 +545,30 @@ begin
             max_attempts, payload, trace, created_at, rank, last_error,
             now() + make_interval(secs => random() * power(4, least(crashes, 2)))
         from judged where fate = 'defer'
-        returning 1
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, reason)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashed, run,
             max_attempts, payload, trace, created_at, rank, last_error, 'crashed'
         from judged where fate = 'die'
-        returning 1
     )
-    select (select count(*) from returned), (select count(*) from buried) into rescued, died;
+    select queue, count(*) filter (where fate = 'defer'), count(*) filter (where fate = 'die') from judged group by queue;
 end
 $$;
 
--- Which of the queues have ready jobs.
-create function queue.with_ready(p_queues text[]) returns setof text
-language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+-- What there is to do, looked up by one statement so that an idle process asks little: which of the queues have ready
+-- jobs, in how many milliseconds the next timer is due, and whether there are leases to end or released groups to look after.
+create function queue.look(p_queues text[], out ready text[], out next_timer_ms double precision, out expired boolean,
+    out released boolean)
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
-    return query select q.queue from unnest(p_queues) q(queue)
+    -- Held jobs wait at infinity and are nobody's next timer.
+    next_timer_ms := (select extract(epoch from d.run_at - clock_timestamp()) * 1000
+        from queue.deferred d where d.run_at < 'infinity' order by d.run_at limit 1);
+    expired := exists (select 1 from queue.leases where expires_at < clock_timestamp());
+    released := exists (select 1 from queue.groups where released_at > clock_timestamp() - interval '30 seconds');
+    select coalesce(array_agg(q.queue), '{}') into ready from unnest(p_queues) q(queue)
     where exists (select 1 from queue.ready r where r.queue = q.queue);
 end
 $$;

@@ -13,8 +13,11 @@ create table queue.depths (
     timers bigint not null,
     held bigint not null,
     dead bigint not null,
-    -- The age of the oldest ready job in an open lane, and in any lane.
+    -- The age of the oldest ready job: in an open lane, in those kinds of lanes, and in any.
     oldest_open_seconds double precision,
+    oldest_throttled_seconds double precision,
+    oldest_closed_seconds double precision,
+    oldest_paused_seconds double precision,
     oldest_seconds double precision,
     -- Whether a live process claims jobs of this kind.
     claimed boolean not null
@@ -63,22 +66,26 @@ begin
     ), sums as (
         select queue, sum(ready) as ready, sum(ready) filter (where state = 'throttled') as throttled,
             sum(ready) filter (where state = 'closed') as closed, sum(ready) filter (where state = 'paused') as paused,
-            min(oldest) filter (where state = 'open') as oldest_open, min(oldest) as oldest,
+            min(oldest) filter (where state = 'open') as oldest_open, min(oldest) filter (where state = 'throttled') as oldest_throttled,
+            min(oldest) filter (where state = 'closed') as oldest_closed, min(oldest) filter (where state = 'paused') as oldest_paused,
+            min(oldest) as oldest,
             0 as running, 0 as timers, 0 as held, 0 as dead
         from waiting group by queue
         union all
-        select queue, 0, 0, 0, 0, null, null, count(*), 0, 0, 0 from queue.running group by queue
+        select queue, 0, 0, 0, 0, null, null, null, null, null, count(*), 0, 0, 0 from queue.running group by queue
         union all
-        select queue, 0, 0, 0, 0, null, null, 0, count(*) filter (where run_at < 'infinity'), count(*) filter (where run_at = 'infinity'), 0
+        select queue, 0, 0, 0, 0, null, null, null, null, null, 0, count(*) filter (where run_at < 'infinity'), count(*) filter (where run_at = 'infinity'), 0
         from queue.deferred group by queue
         union all
-        select queue, 0, 0, 0, 0, null, null, 0, 0, 0, count(*) from queue.dead group by queue
+        select queue, 0, 0, 0, 0, null, null, null, null, null, 0, 0, 0, count(*) from queue.dead group by queue
         union all
-        select unnest(l.queues), 0, 0, 0, 0, null, null, 0, 0, 0, 0 from queue.leases l where l.expires_at > now()
+        select unnest(l.queues), 0, 0, 0, 0, null, null, null, null, null, 0, 0, 0, 0 from queue.leases l where l.expires_at > now()
     )
     select queue, coalesce(sum(ready), 0), coalesce(sum(throttled), 0), coalesce(sum(closed), 0), coalesce(sum(paused), 0),
         sum(running), sum(timers), sum(held), sum(dead),
-        extract(epoch from now() - min(oldest_open)), extract(epoch from now() - min(oldest)),
+        extract(epoch from now() - min(oldest_open)), extract(epoch from now() - min(oldest_throttled)),
+        extract(epoch from now() - min(oldest_closed)), extract(epoch from now() - min(oldest_paused)),
+        extract(epoch from now() - min(oldest)),
         exists (select 1 from queue.leases l where l.expires_at > now() and s.queue = any (l.queues))
     from sums s group by queue;
     update queue.counted set took = clock_timestamp() - v_began;

@@ -163,7 +163,7 @@ where
     let Running { lease, tracked, permit } = running;
     let handler = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(handler));
     let recorded = match pass(&job, &lease, handler).await {
-        Passed::Ran(Ok(Ok(_))) if job.is_recorded() => None,
+        Passed::Ran(Ok(Ok(_))) if job.recorded().is_some() => None,
         Passed::Ran(Ok(Ok(outcome))) => Some(Recorded::new(&job, outcome)),
         Passed::Ran(Ok(Err(error))) => {
             tracing::warn!(

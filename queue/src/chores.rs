@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use sqlx::FromRow;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -14,13 +15,15 @@ use crate::{
     CRASHES, CRASHES_MAX, Error, Schedule, Wake,
     beat::EXPIRY,
     complete::{Recorded, complete_many},
-    gauges::{depths, export},
+    gauges::{Gauges, depths},
     runtime::{STATEMENT_DEADLINE, Shared},
     tick::{pause, sleep_unless, within},
 };
 
-/// How often queues are looked at without a wake, and expired leases are swept.
+/// How often one looks whether there is anything to do: ready jobs without a wake, due timers, expired leases.
 const POLL: Duration = Duration::from_secs(1);
+/// How often timers are promoted and leases swept although no look has found anything to do, for looks may fail.
+const UNASKED: Duration = Duration::from_secs(10);
 /// The shortest pause between two looks at the timers.
 const PROMOTE_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// How many due timers one statement promotes.
@@ -36,22 +39,28 @@ const FORGET_MAX: i32 = 1000;
 /// How often jobs whose lease row is gone altogether are looked for.
 const ORPHANS: Duration = Duration::from_secs(60);
 
-/// Does a chore again and again until the runtime stops: after the time that it returns, or a pause when it failed.
+/// Does a chore again and again until the runtime stops: after the time that it returns, or a pause when it failed, or
+/// when it is asked to.
 macro_rules! chore {
-    ($tasks:ident, $what:literal, $shared:ident, $work:block) => {{
-        let $shared = $shared.clone();
+    ($tasks:ident, $what:literal, $shared:ident, $asked:expr, $work:block) => {{
+        let ($shared, asked) = ($shared.clone(), $asked);
         $tasks.spawn(async move {
             let mut failures = 0;
             while !$shared.is_stopping() {
                 let done: Result<Duration, Error> = async { $work }.await;
-                rest(&$shared, $what, done, &mut failures).await;
+                let pause = pause_after($what, done, &mut failures);
+                tokio::select! {
+                    () = sleep_unless(&$shared.stopping, pause) => {}
+                    // One that fails is not asked: it would fail as fast as it is.
+                    () = asked.notified(), if failures == 0 => {}
+                }
             }
         });
     }};
 }
 
-async fn rest(shared: &Shared, what: &'static str, done: Result<Duration, Error>, failures: &mut u32) {
-    let duration = match done {
+fn pause_after(what: &'static str, done: Result<Duration, Error>, failures: &mut u32) -> Duration {
+    match done {
         Ok(duration) => {
             *failures = 0;
             duration
@@ -61,30 +70,39 @@ async fn rest(shared: &Shared, what: &'static str, done: Result<Duration, Error>
             *failures += 1;
             pause(*failures)
         }
-    };
-    sleep_unless(&shared.stopping, duration).await;
+    }
+}
+
+/// What a look asks others to do.
+#[derive(Default)]
+struct Asked {
+    timers: Arc<Notify>,
+    rescue: Arc<Notify>,
 }
 
 /// Starts the chores of a runtime.
 pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Schedule>) {
-    chore!(tasks, "timers", shared, { Ok(promote(&shared).await?.max(PROMOTE_PAUSE_MIN)) });
+    let asked = Asked::default();
+    let nobody = Arc::new(Notify::new());
+    chore!(tasks, "timers", shared, asked.timers.clone(), {
+        Ok(promote(&shared).await?.max(PROMOTE_PAUSE_MIN))
+    });
     let mut orphans_at = Instant::now() + ORPHANS;
-    chore!(tasks, "rescue", shared, {
+    chore!(tasks, "rescue", shared, asked.rescue.clone(), {
         let orphans = Instant::now() >= orphans_at;
         rescue(&shared, orphans).await?;
         if orphans {
             orphans_at = Instant::now() + ORPHANS;
         }
-        Ok(POLL)
+        Ok(UNASKED)
     });
-    chore!(tasks, "look", shared, {
-        look(&shared).await?;
+    chore!(tasks, "look", shared, nobody.clone(), {
+        look(&shared, &asked).await?;
         cancel(&shared).await?;
-        unpark(&shared).await?;
         Ok(POLL)
     });
     let mut reconcile_at = None;
-    chore!(tasks, "reconcile", shared, {
+    chore!(tasks, "reconcile", shared, nobody.clone(), {
         if shared.unheard.swap(false, Ordering::AcqRel) {
             reconcile_at.get_or_insert(Instant::now() + RECONCILE);
         }
@@ -94,17 +112,18 @@ pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Sc
         }
         Ok(POLL)
     });
-    chore!(tasks, "gauges", shared, {
-        measure(&shared).await?;
+    let mut gauges = Gauges::default();
+    chore!(tasks, "gauges", shared, nobody.clone(), {
+        measure(&shared, &mut gauges).await?;
         Ok(MEASURE)
     });
     let mut forgotten = String::new();
-    chore!(tasks, "groups", shared, {
+    chore!(tasks, "groups", shared, nobody.clone(), {
         forgotten = forget(&shared, &forgotten).await?;
         Ok(FORGET)
     });
     for schedule in schedules {
-        chore!(tasks, "schedule", shared, { tick_schedule(&shared, &schedule).await });
+        chore!(tasks, "schedule", shared, nobody.clone(), { tick_schedule(&shared, &schedule).await });
     }
 }
 
@@ -127,9 +146,9 @@ async fn promote(shared: &Shared) -> Result<Duration, Error> {
         }
         shared.notifier.send(wake);
         if promoted < PROMOTE_MAX {
-            let next = next_ms
-                .map_or(POLL, |ms| Duration::from_secs_f64((ms / 1000.0).clamp(0.0, POLL.as_secs_f64())));
-            return Ok(next.min(POLL));
+            // A timer that is made meanwhile and is due before is found by a look.
+            let next = next_ms.and_then(|ms| Duration::try_from_secs_f64((ms / 1000.0).max(0.0)).ok());
+            return Ok(next.map_or(UNASKED, |next| next.min(UNASKED)));
         }
     }
 }
@@ -148,12 +167,12 @@ async fn unpark(shared: &Shared) -> Result<(), Error> {
 }
 
 /// Sets the gauges, when it is this process's turn to count after it did.
-async fn measure(shared: &Shared) -> Result<(), Error> {
+async fn measure(shared: &Shared, gauges: &mut Gauges) -> Result<(), Error> {
     let depths = async {
         let mut conn = shared.pool.acquire().await?;
         depths(&mut conn).await
     };
-    export(&within(depths).await?);
+    gauges.set(&within(depths).await?);
     Ok(())
 }
 
@@ -164,32 +183,53 @@ async fn forget(shared: &Shared, after: &str) -> Result<String, Error> {
     Ok(last.unwrap_or_default())
 }
 
-/// Finds the queues of this process that have ready jobs, for wakes can be lost.
-async fn look(shared: &Shared) -> Result<(), Error> {
+/// What a look finds.
+#[derive(Debug, FromRow)]
+struct Found {
+    ready: Vec<String>,
+    next_timer_ms: Option<f64>,
+    expired: bool,
+    released: bool,
+}
+
+/// Looks what there is to do: queues of this process with ready jobs, for wakes can be lost; timers that are due before
+/// the next look; expired leases; and groups that were released.
+async fn look(shared: &Shared, asked: &Asked) -> Result<(), Error> {
     let queues: Vec<&'static str> = shared.queues().keys().copied().collect();
-    let ready: Vec<(String,)> =
-        within(sqlx::query_as("select * from queue.with_ready($1)").bind(queues).fetch_all(&shared.pool))
-            .await?;
-    for (queue,) in &ready {
+    let found: Found =
+        within(sqlx::query_as("select * from queue.look($1)").bind(queues).fetch_one(&shared.pool)).await?;
+    for queue in &found.ready {
         shared.mark(queue);
+    }
+    if found.next_timer_ms.is_some_and(|ms| ms <= POLL.as_secs_f64() * 1000.0) {
+        asked.timers.notify_one();
+    }
+    if found.expired {
+        asked.rescue.notify_one();
+    }
+    if found.released {
+        unpark(shared).await?;
     }
     Ok(())
 }
 
 async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
-    let (rescued, died): (i32, i32) = within(
-        sqlx::query_as("select rescued, died from queue.rescue($1, $2, make_interval(secs => $3), $4)")
-            .bind(CRASHES)
-            .bind(CRASHES_MAX)
-            .bind(EXPIRY.as_secs_f64())
-            .bind(orphans)
-            .fetch_one(&shared.pool),
+    let rescued: Vec<(String, i64, i64)> = within(
+        sqlx::query_as(
+            "select queue, rescued, died from queue.rescue($1, $2, make_interval(secs => $3), $4)",
+        )
+        .bind(CRASHES)
+        .bind(CRASHES_MAX)
+        .bind(EXPIRY.as_secs_f64())
+        .bind(orphans)
+        .fetch_all(&shared.pool),
     )
     .await?;
-    if rescued > 0 || died > 0 {
-        tracing::warn!(rescued, died, "rescued the jobs of a process that died");
-        metrics::counter!("queue_rescued_total").increment(u64::try_from(rescued).unwrap_or_default());
-        metrics::counter!("queue_crashed_total").increment(u64::try_from(died).unwrap_or_default());
+    for (queue, rescued, died) in rescued {
+        tracing::warn!(queue, rescued, died, "rescued the jobs of a process that died");
+        let count = |count: i64| u64::try_from(count).unwrap_or_default();
+        metrics::counter!("queue_rescued_total", "queue" => queue.clone()).increment(count(rescued));
+        metrics::counter!("queue_crashed_total", "queue" => queue).increment(count(died));
     }
     Ok(())
 }
@@ -256,10 +296,8 @@ async fn reconcile(shared: &Arc<Shared>) -> Result<(), Error> {
 
 async fn tick_schedule(shared: &Shared, schedule: &Schedule) -> Result<Duration, Error> {
     let tick = async {
-        let mut tx = shared.pool.begin().await?;
-        let (wake, next) = schedule.tick(&mut tx).await?;
-        tx.commit().await?;
-        Ok::<_, Error>((wake, next))
+        let mut conn = shared.pool.acquire().await?;
+        schedule.tick(&mut conn).await
     };
     let (wake, next) = tokio::time::timeout(STATEMENT_DEADLINE, tick)
         .await

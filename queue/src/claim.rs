@@ -2,8 +2,9 @@
 
 use std::{
     marker::PhantomData,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
@@ -17,6 +18,7 @@ use crate::{
     beat::Lease,
     complete::{Recorded, Unconfirmed},
     job::Inner,
+    meters::Meters,
     runtime::{Shared, Tracked},
 };
 
@@ -39,10 +41,22 @@ pub(crate) struct Row {
     trace: Option<String>,
     pub(crate) capped: bool,
     pub(crate) rank: DateTime<Utc>,
+    priority: i16,
+    /// How long after its place in the lane it was claimed.
+    after_rank_seconds: f64,
 }
 
+/// What a point of priority is worth in seconds, as `queue.rank_of` has it.
+const PRIORITY_SECONDS: f64 = 60.0;
+
 impl Row {
-    pub(crate) fn split(self, queue: &'static str) -> (Job, String) {
+    /// How long it had been ready when it was claimed, by the database's clock.
+    pub(crate) fn waited(&self) -> Duration {
+        let seconds = self.after_rank_seconds + f64::from(self.priority) * PRIORITY_SECONDS;
+        Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
+    }
+
+    pub(crate) fn split(self, queue: &'static str, meters: &Arc<Meters>) -> (Job, String) {
         let inner = Inner {
             id: self.id,
             run: self.run,
@@ -57,7 +71,10 @@ impl Row {
             trace: TraceContext::continued(self.trace.as_deref()),
             cancelled: CancellationToken::new(),
             protected: AtomicBool::new(false),
-            recorded: AtomicBool::new(false),
+            recorded: Mutex::default(),
+            meters: meters.clone(),
+            started: OnceLock::new(),
+            counted: AtomicBool::new(false),
         };
         (Job { inner: Arc::new(inner) }, self.payload)
     }
@@ -68,6 +85,9 @@ impl Row {
 pub(crate) struct Raw {
     pub(crate) job: Job,
     pub(crate) payload: String,
+    /// How long it had been ready when it was claimed, and when that was.
+    pub(crate) waited: Duration,
+    pub(crate) claimed_at: Instant,
     pub(crate) lease: Arc<Lease>,
     pub(crate) permit: OwnedSemaphorePermit,
     pub(crate) tracked: Tracked,
@@ -168,13 +188,7 @@ impl<J: JobKind> Source<J> {
             return None;
         }
         match serde_json::from_str(&raw.payload) {
-            Ok(payload) => Some(Claimed {
-                job: raw.job,
-                payload,
-                lease: raw.lease,
-                tracked: raw.tracked,
-                permit: raw.permit,
-            }),
+            Ok(payload) => Some(raw.start(payload)),
             Err(error) => {
                 tracing::error!(queue = J::QUEUE, id = %raw.job.id(), %error, "a payload cannot be read");
                 let recorded = Recorded::undecodable(&raw.job, &error);
@@ -186,6 +200,14 @@ impl<J: JobKind> Source<J> {
 }
 
 impl Raw {
+    fn start<J>(self, payload: J) -> Claimed<J> {
+        let Self { job, lease, permit, tracked, waited, claimed_at, .. } = self;
+        let now = Instant::now();
+        job.inner.meters.picked_up(waited + now.saturating_duration_since(claimed_at));
+        let _ = job.inner.started.set(now);
+        Claimed { job, payload, lease, permit, tracked }
+    }
+
     pub(crate) fn hand_back(self) {
         let recorded = Recorded::handed_back(&self.job);
         self.tracked.record_soon(recorded);

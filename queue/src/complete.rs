@@ -1,11 +1,11 @@
 //! How a run ends: its outcome recorded, fenced by the attempt token.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{Job, Outcome, backoff};
+use crate::{Job, Outcome, backoff, meters::STALE};
 
 /// Why an outcome was not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -38,16 +38,19 @@ pub struct Recorded {
     delay_ms: i64,
     error: Option<String>,
     reason: Option<&'static str>,
+    /// Whose run it was, where that is known.
+    job: Option<Job>,
+    /// When the handler ended.
+    ended: Instant,
 }
 
 /// Errors kept with a job are cut here; the log has them whole.
 const ERROR_CHARS_MAX: usize = 1000;
 
 impl Recorded {
-    /// The outcome of this run of the job.
+    /// The outcome of this run of the job, which has ended now.
     pub fn new(job: &Job, outcome: Outcome) -> Self {
-        let blank =
-            Self { id: job.id(), run: job.run(), outcome: "done", delay_ms: 0, error: None, reason: None };
+        let blank = Self { job: Some(job.clone()), ..Self::blank(job.id(), job.run(), "done") };
         match outcome {
             Outcome::Done => blank,
             Outcome::Cancelled => Self { outcome: "cancelled", ..blank },
@@ -64,25 +67,27 @@ impl Recorded {
         }
     }
 
+    fn blank(id: Uuid, run: i32, outcome: &'static str) -> Self {
+        Self { id, run, outcome, delay_ms: 0, error: None, reason: None, job: None, ended: Instant::now() }
+    }
+
     /// Gives a job that was never started back: no attempt is counted.
     pub(crate) fn handed_back(job: &Job) -> Self {
-        Self::lost(job.id(), job.run())
+        Self { job: Some(job.clone()), ..Self::lost(job.id(), job.run()) }
     }
 
     /// A job claimed without its process hearing of it.
     pub(crate) fn lost(id: Uuid, run: i32) -> Self {
-        Self { id, run, outcome: "handback", delay_ms: 0, error: None, reason: None }
+        Self::blank(id, run, "handback")
     }
 
     /// A payload that its kind cannot read.
     pub(crate) fn undecodable(job: &Job, error: &serde_json::Error) -> Self {
         Self {
-            id: job.id(),
-            run: job.run(),
-            outcome: "dead",
-            delay_ms: 0,
+            job: Some(job.clone()),
             error: Some(cut(&error.to_string())),
             reason: Some("undecodable"),
+            ..Self::blank(job.id(), job.run(), "dead")
         }
     }
 
@@ -91,8 +96,28 @@ impl Recorded {
         (self.id, self.run)
     }
 
+    /// Counts it in the metrics, once the transaction in which [`complete_many`] accepted it, or did not, has committed.
+    /// Outcomes that are recorded in any other way are counted by themselves.
+    pub fn count(&self, accepted: bool) {
+        if let Some(job) = &self.job {
+            // One that a transaction of the handler's has recorded already is not accepted again.
+            let outcome = if accepted { self.label() } else { job.recorded().unwrap_or(STALE) };
+            job.count(outcome, self.ended);
+        }
+    }
+
+    /// The same for an outcome that waited for the completer.
+    pub(crate) fn count_completed(&self, accepted: bool) {
+        self.count(accepted);
+        if let Some(job) = &self.job {
+            job.inner.meters.completed(self.ended.elapsed());
+        }
+    }
+
+    /// What it is to the metrics: the retry that is one too many makes the job dead.
     pub(crate) fn label(&self) -> &'static str {
-        self.outcome
+        let is_last = self.job.as_ref().is_some_and(Job::is_last_attempt);
+        if self.outcome == "retry" && is_last { "dead" } else { self.outcome }
     }
 }
 
@@ -109,6 +134,7 @@ fn millis(duration: std::time::Duration) -> i64 {
 const MILLIS_MAX: i64 = 10 * 365 * 86_400_000;
 
 /// Records many outcomes with one statement and returns the tokens of those that were accepted; the others are stale.
+/// After the commit, [`Recorded::count`] puts them into the metrics.
 pub async fn complete_many(
     conn: &mut PgConnection,
     outcomes: &[Recorded],

@@ -1,10 +1,13 @@
 //! How much waits where, for gauges and for people.
 
+use std::collections::BTreeSet;
+
+use metrics::gauge;
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
 /// The jobs of one queue, as they were counted last: at most ten seconds ago, or fifty times as long as counting takes.
-#[derive(Debug, Clone, PartialEq, FromRow, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, FromRow, Serialize)]
 pub struct Depth {
     /// The queue.
     pub queue: String,
@@ -26,6 +29,12 @@ pub struct Depth {
     pub dead: i64,
     /// The age in seconds of the oldest ready job in an open lane.
     pub oldest_open_seconds: Option<f64>,
+    /// The same over the lanes that are at their cap or rate.
+    pub oldest_throttled_seconds: Option<f64>,
+    /// The same over those that are closed for a while.
+    pub oldest_closed_seconds: Option<f64>,
+    /// The same over those that are paused.
+    pub oldest_paused_seconds: Option<f64>,
     /// The same over all lanes.
     pub oldest_seconds: Option<f64>,
     /// Whether a live process claims jobs of this kind.
@@ -42,31 +51,90 @@ pub async fn depths(conn: &mut PgConnection) -> Result<Vec<Depth>, sqlx::Error> 
     sqlx::query_as("select * from queue.depths order by queue").fetch_all(conn).await
 }
 
-/// Sets the gauges of this process to the depths.
+/// The gauges of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    /// The queues that have gauges.
+    known: BTreeSet<String>,
+}
+
+impl Gauges {
+    /// Sets the gauges to the depths. A queue that has gone stands at nothing, not at what it last had.
+    pub(crate) fn set(&mut self, depths: &[Depth]) {
+        let present: BTreeSet<String> = depths.iter().map(|depth| depth.queue.clone()).collect();
+        for gone in self.known.difference(&present) {
+            set(&Depth { queue: gone.clone(), claimed: true, ..Depth::default() });
+        }
+        depths.iter().for_each(set);
+        self.known.extend(present);
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-pub(crate) fn export(depths: &[Depth]) {
-    for depth in depths {
-        let set = |state: &'static str, count: i64| {
-            metrics::gauge!("queue_jobs", "queue" => depth.queue.clone(), "state" => state).set(count as f64);
+fn set(depth: &Depth) {
+    let jobs = [
+        ("ready", depth.ready),
+        ("throttled", depth.throttled),
+        ("closed", depth.closed),
+        ("paused", depth.paused),
+        ("running", depth.running),
+        ("timer", depth.timers),
+        ("held", depth.held),
+        ("dead", depth.dead),
+    ];
+    for (state, count) in jobs {
+        gauge!("queue_jobs", "queue" => depth.queue.clone(), "state" => state).set(count as f64);
+    }
+    let ages = [
+        ("open", depth.oldest_open_seconds),
+        ("throttled", depth.oldest_throttled_seconds),
+        ("closed", depth.oldest_closed_seconds),
+        ("paused", depth.oldest_paused_seconds),
+        ("all", depth.oldest_seconds),
+    ];
+    for (lanes, seconds) in ages {
+        gauge!("queue_oldest_ready_seconds", "queue" => depth.queue.clone(), "lanes" => lanes)
+            .set(seconds.unwrap_or(0.0));
+    }
+    gauge!("queue_unclaimed", "queue" => depth.queue.clone()).set(f64::from(u8::from(!depth.claimed)));
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_queue_that_has_gone_stands_at_nothing() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let mut gauges = Gauges::default();
+        let depth = Depth {
+            queue: "mail".into(),
+            ready: 3,
+            paused: 2,
+            oldest_paused_seconds: Some(7.5),
+            ..Depth::default()
         };
-        set("ready", depth.ready);
-        set("throttled", depth.throttled);
-        set("closed", depth.closed);
-        set("paused", depth.paused);
-        set("running", depth.running);
-        set("timer", depth.timers);
-        set("held", depth.held);
-        set("dead", depth.dead);
-        let age = |lanes: &'static str, seconds: Option<f64>| {
-            metrics::gauge!("queue_oldest_ready_seconds", "queue" => depth.queue.clone(), "lanes" => lanes)
-                .set(seconds.unwrap_or(0.0));
+        let shown = |gauges: &mut Gauges, depths: &[Depth]| {
+            metrics::with_local_recorder(&recorder, || gauges.set(depths));
+            recorder.handle().render()
         };
-        age("open", depth.oldest_open_seconds);
-        age("all", depth.oldest_seconds);
-        metrics::gauge!("queue_unclaimed", "queue" => depth.queue.clone()).set(if depth.claimed {
-            0.0
-        } else {
-            1.0
-        });
+        let text = shown(&mut gauges, &[depth]);
+        for line in [
+            r#"queue_jobs{queue="mail",state="ready"} 3"#,
+            r#"queue_jobs{queue="mail",state="paused"} 2"#,
+            r#"queue_oldest_ready_seconds{queue="mail",lanes="paused"} 7.5"#,
+            r#"queue_unclaimed{queue="mail"} 1"#,
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in {text}");
+        }
+        let text = shown(&mut gauges, &[]);
+        let values: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("mail"))
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        assert!(values.len() == 14 && values.iter().all(|value| *value == "0"), "{text}");
     }
 }

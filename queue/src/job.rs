@@ -2,10 +2,10 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rand::Rng;
@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{CompleteError, Recorded, TraceContext, complete_many};
+use crate::{CompleteError, Recorded, TraceContext, complete_many, meters::Meters};
 
 /// A kind of job: its payload, the queue it waits in, and how often it is tried.
 pub trait JobKind: Serialize + DeserializeOwned + Send + Sync + 'static {
@@ -89,7 +89,13 @@ pub(crate) struct Inner {
     pub(crate) trace: TraceContext,
     pub(crate) cancelled: CancellationToken,
     pub(crate) protected: AtomicBool,
-    pub(crate) recorded: AtomicBool,
+    /// The outcome that was recorded in a transaction of the handler's.
+    pub(crate) recorded: Mutex<Option<&'static str>>,
+    pub(crate) meters: Arc<Meters>,
+    /// When the runner got it.
+    pub(crate) started: OnceLock<Instant>,
+    /// Whether the end of this run is in the metrics.
+    pub(crate) counted: AtomicBool,
 }
 
 impl Job {
@@ -182,19 +188,30 @@ impl Job {
         self.inner.protected.load(Ordering::Acquire)
     }
 
-    pub(crate) fn is_recorded(&self) -> bool {
-        self.inner.recorded.load(Ordering::Acquire)
+    /// The outcome that the handler recorded itself.
+    pub(crate) fn recorded(&self) -> Option<&'static str> {
+        *self.inner.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the end of this run, once.
+    pub(crate) fn count(&self, outcome: &'static str, ended: Instant) {
+        if !self.inner.counted.swap(true, Ordering::AcqRel) {
+            let ran = self.inner.started.get().map(|started| ended.saturating_duration_since(*started));
+            self.inner.meters.ended(outcome, ran);
+        }
     }
 
     /// Records the outcome in the caller's transaction, so that it commits with the effects or not at all. A
     /// [`CompleteError::Stale`] says that another run has taken over: roll back. After a failed commit return an error
     /// from the handler, never the outcome.
     pub async fn complete(&self, conn: &mut PgConnection, outcome: &Outcome) -> Result<(), CompleteError> {
-        let accepted = complete_many(conn, &[Recorded::new(self, outcome.clone())]).await?;
+        let recorded = Recorded::new(self, outcome.clone());
+        let label = recorded.label();
+        let accepted = complete_many(conn, &[recorded]).await?;
         if accepted.is_empty() {
             return Err(CompleteError::Stale);
         }
-        self.inner.recorded.store(true, Ordering::Release);
+        *self.inner.recorded.lock().unwrap_or_else(PoisonError::into_inner) = Some(label);
         Ok(())
     }
 }

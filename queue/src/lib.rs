@@ -18,6 +18,7 @@ mod gauges;
 pub mod groups;
 mod job;
 pub mod lanes;
+mod meters;
 mod migrations;
 pub mod operate;
 mod rota;

@@ -29,6 +29,9 @@ const SLOW_PAUSE: Duration = Duration::from_secs(1);
 /// by more than this waits for the next look.
 const SLOW_LAG: Duration = Duration::from_millis(200);
 
+const TAKE: &str = "select *, extract(epoch from clock_timestamp() - rank)::float8 as after_rank_seconds
+    from queue.take($1, $2, $3, $4, $5, $6)";
+
 /// The turns of one queue in one process. What a look at the table found is used until it is used up, or until something
 /// new may be there.
 #[derive(Debug)]
@@ -163,7 +166,7 @@ impl Rota {
         let shares = self.share(limit, resting);
         let mut rows: Vec<Row> = Vec::new();
         if !shares.lanes.is_empty() {
-            rows = sqlx::query_as("select * from queue.take($1, $2, $3, $4, $5, $6)")
+            rows = sqlx::query_as(TAKE)
                 .bind(lease)
                 .bind(queue)
                 .bind(&shares.tenants)

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -24,6 +24,7 @@ use crate::{
     chores,
     claim::Raw,
     complete::Recorded,
+    meters::Meters,
     tick,
 };
 
@@ -53,12 +54,14 @@ const RECORDING_MAX: Duration = Duration::from_secs(2);
 const OUTCOMES_WAITING_MAX: usize = 10_000;
 
 /// The slots of one queue.
+#[derive(Clone)]
 pub(crate) struct Slots {
     pub(crate) free: Arc<Semaphore>,
     pub(crate) sender: mpsc::UnboundedSender<Raw>,
     /// Whether there may be ready jobs that the claimer does not know of: set by wakes and polls, and when a job of a
     /// capped lane ends; cleared by a look at the table.
     pub(crate) look: Arc<AtomicBool>,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// What the tasks of a runtime share.
@@ -120,14 +123,7 @@ impl Shared {
 
     pub(crate) fn track(self: &Arc<Self>, job: &Job, capped: bool) -> Tracked {
         self.tracked().insert(job.id(), job.clone());
-        Tracked {
-            id: job.id(),
-            run: job.run(),
-            queue: job.queue(),
-            capped,
-            confirm: None,
-            shared: self.clone(),
-        }
+        Tracked { job: job.clone(), capped, confirm: None, shared: self.clone() }
     }
 }
 
@@ -135,9 +131,7 @@ impl Shared {
 /// free; the end of a job in a capped lane has made room there as well.
 #[derive(Debug)]
 pub(crate) struct Tracked {
-    id: Uuid,
-    run: i32,
-    queue: &'static str,
+    job: Job,
     capped: bool,
     /// Who waits to hear whether the outcome was accepted.
     confirm: Option<oneshot::Sender<bool>>,
@@ -188,14 +182,17 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
+        if let Some(outcome) = self.job.recorded() {
+            self.job.count(outcome, Instant::now());
+        }
         let mut tracked = self.shared.tracked();
-        if tracked.get(&self.id).is_some_and(|job| job.run() == self.run) {
-            tracked.remove(&self.id);
+        if tracked.get(&self.job.id()).is_some_and(|job| job.run() == self.job.run()) {
+            tracked.remove(&self.job.id());
         }
         drop(tracked);
         self.shared.untracked.notify_one();
         if self.capped {
-            self.shared.mark(self.queue);
+            self.shared.mark(self.job.queue());
         } else {
             self.shared.work.notify_one();
         }
@@ -261,11 +258,16 @@ impl Runtime {
         Ok(Self { shared, tasks, claimer, beat: Some(beat), beat_stop })
     }
 
-    /// The jobs of kind `J`, of which this process runs at most `slots` at once. One source per kind.
+    /// The jobs of kind `J`, of which this process runs at most `slots` at once. One source per kind. Its metrics go to
+    /// the recorder that is installed by now.
     pub fn source<J: JobKind>(&self, slots: usize) -> Source<J> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let slots =
-            Slots { free: Arc::new(Semaphore::new(slots)), sender, look: Arc::new(AtomicBool::new(true)) };
+        let slots = Slots {
+            free: Arc::new(Semaphore::new(slots)),
+            sender,
+            look: Arc::new(AtomicBool::new(true)),
+            meters: Arc::new(Meters::new(J::QUEUE)),
+        };
         self.shared.queues().insert(J::QUEUE, slots);
         self.shared.work.notify_one();
         Source { receiver, shared: self.shared.clone(), kind: PhantomData }

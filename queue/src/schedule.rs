@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::{EnqueueError, Error, NewJob, Wake, enqueue};
 
@@ -28,33 +28,30 @@ impl Schedule {
         Ok(Self { name: name.into(), expression: expression.into(), parsed, job })
     }
 
-    /// Enqueues the job if a tick has passed since the last one, in the caller's transaction. Returns what to wake,
-    /// and how long it is until the next tick.
+    /// Enqueues the job if a tick has passed since the last one, in a transaction of its own. Returns what to wake, and
+    /// how long it is until the next tick.
     pub(crate) async fn tick(&self, conn: &mut PgConnection) -> Result<(Wake, Duration), Error> {
-        sqlx::query(
-            "insert into queue.schedules (name, expression, last_tick) values ($1, $2, now())
-             on conflict (name) do update set expression = $2, last_tick = now(), updated_at = now()
-             where schedules.expression <> $2",
+        let row: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
+            "select last_tick, now() from queue.schedules where name = $1 and expression = $2",
         )
         .bind(&self.name)
         .bind(&self.expression)
-        .execute(&mut *conn)
-        .await?;
-        let row: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
-            "select last_tick, now() from queue.schedules where name = $1 for update skip locked",
-        )
-        .bind(&self.name)
         .fetch_optional(&mut *conn)
         .await?;
         let Some((last, now)) = row else {
-            return Ok((Wake::none(), BUSY));
+            return Ok((Wake::none(), self.begin(conn).await?));
         };
         let next = self.parsed.after(&last).next();
         if next.is_none_or(|next| next > now) {
             return Ok((Wake::none(), until(next, now)));
         }
+        let mut tx = conn.begin().await?;
+        if !self.take(&mut tx, last).await? {
+            tx.rollback().await?;
+            return Ok((Wake::none(), BUSY));
+        }
         let (_, wake) =
-            enqueue(conn, std::slice::from_ref(&self.job)).await.map_err(|error| match error {
+            enqueue(&mut tx, std::slice::from_ref(&self.job)).await.map_err(|error| match error {
                 EnqueueError::Database(error) => Error::Database(error),
                 other => Error::BadSchedule {
                     name: self.name.clone(),
@@ -62,11 +59,37 @@ impl Schedule {
                     reason: other.to_string(),
                 },
             })?;
-        sqlx::query("update queue.schedules set last_tick = now(), updated_at = now() where name = $1")
-            .bind(&self.name)
-            .execute(conn)
-            .await?;
+        tx.commit().await?;
         Ok((wake, until(self.parsed.after(&now).next(), now)))
+    }
+
+    /// Writes that the schedule counts from now on, for it is new or has changed; returns the time until its first tick.
+    async fn begin(&self, conn: &mut PgConnection) -> Result<Duration, Error> {
+        let now: (DateTime<Utc>,) = sqlx::query_as(
+            "insert into queue.schedules (name, expression, last_tick) values ($1, $2, now())
+             on conflict (name) do update set expression = $2, last_tick = now(), updated_at = now()
+             returning now()",
+        )
+        .bind(&self.name)
+        .bind(&self.expression)
+        .fetch_one(conn)
+        .await?;
+        Ok(until(self.parsed.after(&now.0).next(), now.0))
+    }
+
+    /// Moves the last tick to now. False when another process does, or has.
+    async fn take(&self, conn: &mut PgConnection, last: DateTime<Utc>) -> Result<bool, Error> {
+        let taken = sqlx::query(
+            "update queue.schedules set last_tick = now(), updated_at = now() where name = (
+                select name from queue.schedules where name = $1 and expression = $2 and last_tick = $3
+                for update skip locked)",
+        )
+        .bind(&self.name)
+        .bind(&self.expression)
+        .bind(last)
+        .execute(conn)
+        .await?;
+        Ok(taken.rows_affected() > 0)
     }
 }
 

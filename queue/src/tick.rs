@@ -19,7 +19,7 @@ use crate::{
     claim::Raw,
     complete::{Recorded, complete_many},
     rota::Rota,
-    runtime::{STATEMENT_DEADLINE, Shared, Tracked},
+    runtime::{STATEMENT_DEADLINE, Shared, Slots, Tracked},
     wake::{GROUPS_CHANNEL, READY_CHANNEL},
 };
 
@@ -114,9 +114,7 @@ fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> (Vec<&'stati
 }
 
 async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) -> Result<(), Error> {
-    let Some((free, sender, look)) =
-        shared.queues().get(name).map(|slots| (slots.free.clone(), slots.sender.clone(), slots.look.clone()))
-    else {
+    let Some(Slots { free, sender, look, meters }) = shared.queues().get(name).cloned() else {
         return Ok(());
     };
     let Some(lease) = shared.heart.lease() else {
@@ -146,19 +144,20 @@ async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) 
             return Err(error);
         }
     };
-    metrics::histogram!("queue_claim_seconds", "queue" => name).record(started.elapsed().as_secs_f64());
+    meters.claimed(started.elapsed());
     queue.more = claims.more || claims.contended;
     queue.not_before =
         claims.contended.then(|| Instant::now() + CONTENDED.mul_f64(rand::rng().random_range(1.0..2.0)));
     if claims.contended {
         look.store(true, Ordering::Release);
     }
+    let claimed_at = std::time::Instant::now();
     for row in claims.rows {
-        let capped = row.capped;
-        let (job, payload) = row.split(name);
+        let (capped, waited) = (row.capped, row.waited());
+        let (job, payload) = row.split(name, &meters);
         let Some(permit) = permits.split(1) else { break };
         let tracked = shared.track(&job, capped);
-        let raw = Raw { job, payload, lease: lease.clone(), permit, tracked };
+        let raw = Raw { job, payload, waited, claimed_at, lease: lease.clone(), permit, tracked };
         if let Err(mpsc::error::SendError(raw)) = sender.send(raw) {
             raw.hand_back();
         }
@@ -203,17 +202,14 @@ pub(crate) async fn complete_all(shared: Arc<Shared>, mut receiver: mpsc::Receiv
 async fn write(shared: &Shared, outcomes: &[Recorded]) -> Option<HashSet<(Uuid, i32)>> {
     let mut failures = 0;
     loop {
-        let started = Instant::now();
         let complete = async {
             let mut conn = shared.pool.acquire().await?;
             complete_many(&mut conn, outcomes).await
         };
         match within(complete).await {
             Ok(accepted) => {
-                metrics::histogram!("queue_complete_seconds").record(started.elapsed().as_secs_f64());
                 for outcome in outcomes {
-                    let label = if accepted.contains(&outcome.token()) { outcome.label() } else { "stale" };
-                    metrics::counter!("queue_outcomes_total", "outcome" => label).increment(1);
+                    outcome.count_completed(accepted.contains(&outcome.token()));
                 }
                 return Some(accepted);
             }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use clap::{Args, ValueEnum};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -53,6 +53,14 @@ pub fn init_log(config: &LogConfig) -> anyhow::Result<()> {
 /// Latencies in seconds, from half a millisecond to the 30 s of a delivery.
 const BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// What may wait for long, or run for long, in seconds up to a day.
+const LONG_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+    7200.0, 86_400.0,
+];
+/// The metrics of that kind.
+const LONG: [&str; 4] =
+    ["queue_pickup_seconds", "queue_run_seconds", "delivery_latency_seconds", "iris_draft_seconds"];
 /// How often the exporter empties its histograms of what was recorded.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long the readiness check waits for the database.
@@ -66,7 +74,10 @@ fn recorder() -> anyhow::Result<PrometheusHandle> {
     if let Some(handle) = &*handle {
         return Ok(handle.clone());
     }
-    Ok(handle.insert(PrometheusBuilder::new().set_buckets(BUCKETS)?.install_recorder()?).clone())
+    let builder = LONG.iter().try_fold(PrometheusBuilder::new().set_buckets(BUCKETS)?, |builder, name| {
+        builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), LONG_BUCKETS)
+    })?;
+    Ok(handle.insert(builder.install_recorder()?).clone())
 }
 
 /// What a role tells its orchestrator.

@@ -181,6 +181,7 @@ fn migrator() -> Migrator {
         migration!(20_261_101_000_200, "campaigns create", "20261101000200_campaigns_create.sql"),
         migration!(20_261_101_000_300, "endpoints create", "20261101000300_endpoints_create.sql"),
         migration!(20_261_101_000_400, "campaigns index", "20261101000400_campaigns_index.sql"),
+        migration!(20_261_101_000_500, "outbox trace", "20261101000500_outbox_trace.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use queue::TraceContext;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -28,8 +29,8 @@ pub async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Result<Vec<
     let ids: Vec<Uuid> = events.iter().map(|_| new_id()).collect();
     sqlx::query(
         // json_build_object is not used: it would reformat what serde wrote.
-        "insert into outbox (shard, account_id, event_id, type, resource_id, endpoint_id, body, created_at)
-         select shard, account_id, id, type, resource_id, endpoint_id,
+        "insert into outbox (shard, account_id, event_id, type, resource_id, endpoint_id, trace, body, created_at)
+         select shard, account_id, id, type, resource_id, endpoint_id, $9,
             format('{\"id\":\"%s\",\"event\":\"%s\",\"timestamp\":\"%s\",\"created_at\":\"%s\",\"data\":%s}',
                 public_id, type, at, at, data), now()
          from unnest($1::int2[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[])
@@ -45,6 +46,7 @@ pub async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Result<Vec<
     .bind(events.iter().map(|e| e.resource_id).collect::<Vec<_>>())
     .bind(events.iter().map(|e| e.only_endpoint).collect::<Vec<_>>())
     .bind(events.iter().map(|e| e.data.to_string()).collect::<Vec<_>>())
+    .bind(TraceContext::current().map(|trace| trace.to_string()))
     .execute(conn)
     .await?;
     Ok(ids)
@@ -52,13 +54,7 @@ pub async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Result<Vec<
 
 /// The shards that have events.
 pub async fn list_filled_shards(conn: &mut PgConnection) -> Result<Vec<i16>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select s.n::int2 from generate_series(0, $1 - 1) as s(n)
-         where exists (select from outbox o where o.shard = s.n::int2) order by s.n limit $1",
-    )
-    .bind(i32::from(SHARDS))
-    .fetch_all(conn)
-    .await
+    sqlx::query_scalar("select * from outbox_filled_shards($1)").bind(i32::from(SHARDS)).fetch_all(conn).await
 }
 
 /// The first number of the relays' advisory locks, so that they are nobody else's ("iris" in ASCII).
@@ -90,6 +86,8 @@ pub struct Taken {
     pub kind: String,
     /// Who hears of it; none for an event that nobody subscribed to.
     pub endpoint_id: Option<Uuid>,
+    /// The trace of what made it true, as a `traceparent`.
+    pub trace: Option<String>,
     /// Whether it was meant for this endpoint alone: somebody waits for the outcome of a test.
     pub test: bool,
 }
@@ -107,7 +105,7 @@ pub async fn take(conn: &mut PgConnection, shard: i16, limit: i64) -> Result<Vec
             insert into events (account_id, id, type, resource_id, body, created_at)
             select account_id, event_id, type, resource_id, body, created_at from taken
         )
-        select t.account_id, t.event_id, t.type, e.id as endpoint_id, t.endpoint_id is not null as test
+        select t.account_id, t.event_id, t.type, e.id as endpoint_id, t.trace, t.endpoint_id is not null as test
         from taken t
         left join endpoints e on e.account_id = t.account_id and case when t.endpoint_id is not null
             then e.id = t.endpoint_id
