@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use crate::error::cannot;
 use crate::home::{Home, random_hex, set_mode};
-use crate::{Error, Server, Settings, server};
+use crate::{Error, Interruption, Server, Settings, server};
 
 /// Waits until its input ends, which the system sees to when the process at the other end dies; then stops the
 /// server of the home `$1` and removes `$1` and `$2`. Signals are ignored: a Ctrl-C or a hang-up comes to the whole
@@ -48,11 +48,16 @@ pub fn start_throwaway() -> Result<Throwaway, Error> {
 pub fn start_throwaway_with(config: &[(&str, &str)]) -> Result<Throwaway, Error> {
     let dir = std::env::temp_dir().join(format!("iris-test-{}", random_hex()?));
     fs::create_dir(&dir).map_err(cannot("create", &dir))?;
-    set_mode(&dir, 0o700)?;
-    let home = Home::resolve(&dir)?;
+    start_throwaway_in(&dir, config)
+}
+
+/// The same in a directory that is there and empty, and is removed in the end.
+pub fn start_throwaway_in(dir: &Path, config: &[(&str, &str)]) -> Result<Throwaway, Error> {
+    set_mode(dir, 0o700)?;
+    let home = Home::resolve(dir)?;
     // It comes before the server, so that there is no moment at which nobody would stop one.
-    let guardian = Guardian::attach(&home.root, &dir)?;
-    let mut settings = Settings::new(&dir);
+    let guardian = Guardian::attach(&home.root, dir)?;
+    let mut settings = Settings::new(dir);
     settings.binaries = std::env::var_os("IRIS_PG_BIN").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     settings
         .extra_config
@@ -65,6 +70,16 @@ impl Throwaway {
     /// The address for clients, as of [`Server::url`]. Its user may create databases.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Ends the server until [`Throwaway::resume`].
+    pub fn interrupt(&mut self, how: Interruption) -> Result<(), Error> {
+        self.server.as_mut().map_or(Ok(()), |server| server.interrupt(how))
+    }
+
+    /// Starts the server again at the same address, with recovery if it needs that, and says whether it was gone.
+    pub fn resume(&mut self) -> Result<bool, Error> {
+        self.server.as_mut().map_or(Ok(false), Server::ensure_running)
     }
 
     /// Stops the server and removes its directory. Dropping the value does the same without telling of a failure.

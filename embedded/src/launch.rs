@@ -171,19 +171,35 @@ pub(crate) fn halt(home: &Home, pid: u32, mut child: Option<&mut Child>) -> Resu
     // Both signals are PostgreSQL's own: SIGINT is a fast shutdown, SIGQUIT an immediate one.
     for (how, patience) in [(Signal::INT, STOP_FAST), (Signal::QUIT, STOP_IMMEDIATE)] {
         postmaster::signal(pid, how);
-        let deadline = Instant::now() + patience;
-        loop {
-            let reaped = child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))));
-            if reaped || (child.is_none() && !is_live(pid, &data)) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                break;
-            }
-            sleep(POLL);
+        if has_ended(&data, pid, child.as_deref_mut(), patience) {
+            return Ok(());
         }
     }
     Err(Error::StopTimeout { pid, log: home.log() })
+}
+
+/// Ends a server's main process without a word. Its sessions end when they notice.
+pub(crate) fn kill(home: &Home, pid: u32, child: Option<&mut Child>) -> Result<(), Error> {
+    postmaster::signal(pid, Signal::KILL);
+    if has_ended(&home.data(), pid, child, STOP_IMMEDIATE) {
+        return Ok(());
+    }
+    Err(Error::StopTimeout { pid, log: home.log() })
+}
+
+/// Waits for the end of a server for so long at most, and says whether it came.
+fn has_ended(data: &Path, pid: u32, mut child: Option<&mut Child>, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let reaped = child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(Some(_))));
+        if reaped || (child.is_none() && !is_live(pid, data)) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(POLL);
+    }
 }
 
 #[cfg(test)]

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 pub use binaries::{Binaries, find_binaries};
 pub use error::Error;
-pub use guardian::{Throwaway, start_throwaway, start_throwaway_with};
-pub use server::{Origin, Server, Status, start};
+pub use guardian::{Throwaway, start_throwaway, start_throwaway_in, start_throwaway_with};
+pub use server::{Interruption, Origin, Server, Status, start};
 
 /// The oldest major version of `PostgreSQL` that is accepted.
 pub const MAJOR_MIN: u32 = 15;

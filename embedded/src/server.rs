@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::binaries::{Binaries, find_binaries_of};
 use crate::home::{Home, remove_if_there};
-use crate::launch::{halt, launch};
+use crate::launch::{halt, kill, launch};
 use crate::postmaster::{self, Endpoint, PidFile, SOCKET_PORT, find_live};
 use crate::user::Access;
 use crate::{Error, Settings, cluster};
@@ -50,6 +50,15 @@ pub enum Origin {
     Restarted,
     /// The server was running already.
     Adopted,
+}
+
+/// How [`Server::interrupt`] ends the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interruption {
+    /// It ends its sessions, writes its data and ends, as when an operator stops it.
+    Stop,
+    /// Its main process is killed; what it started ends by itself when it notices. The next start recovers.
+    Kill,
 }
 
 /// What a [`Server`] does now.
@@ -175,6 +184,17 @@ impl Server {
             None => Status::Gone,
             Some(file) if accepts(&file) => Status::Ready,
             Some(_) => Status::Busy,
+        }
+    }
+
+    /// Ends the server, which this process must own, until [`Server::ensure_running`] starts it again.
+    pub fn interrupt(&mut self, how: Interruption) -> Result<(), Error> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        let Some(owner) = self.owner.as_mut() else { return Ok(()) };
+        let mut child = owner.child.take();
+        match how {
+            Interruption::Stop => halt(&self.home, pid, child.as_mut()),
+            Interruption::Kill => kill(&self.home, pid, child.as_mut()),
         }
     }
 

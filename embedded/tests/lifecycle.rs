@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use embedded::{Error, Origin, Server, Settings, Status, find_binaries, start, start_throwaway};
+use embedded::{
+    Error, Interruption, Origin, Server, Settings, Status, find_binaries, start, start_throwaway,
+    start_throwaway_in,
+};
 use tempfile::TempDir;
 
 const ROLE: &str = "EMBEDDED_TEST_ROLE";
@@ -401,6 +404,23 @@ fn a_throwaway_leaves_nothing() {
     timed("stop throwaway", || throwaway.stop()).expect("it stops");
     assert!(!dir.exists());
     assert_eq!(processes_in(&dir), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_interrupted_throwaway_goes_on_at_the_same_address() {
+    let dir = home();
+    let mut throwaway = start_throwaway_in(dir.path(), &[]).expect("PostgreSQL starts");
+    let url = throwaway.url().to_owned();
+    ask(&url, "create table kept (id int); insert into kept values (7)");
+    for how in [Interruption::Stop, Interruption::Kill] {
+        throwaway.interrupt(how).expect("it can be ended");
+        assert!(throwaway.resume().expect("it starts"), "{how:?} has ended it");
+        assert_eq!(throwaway.url(), url);
+        assert_eq!(ask(&url, "select id from kept"), "7");
+    }
+    assert!(!throwaway.resume().expect("it runs"));
+    throwaway.stop().expect("it stops");
+    assert_eq!(processes_in(dir.path()), Vec::<PathBuf>::new());
 }
 
 #[test]
