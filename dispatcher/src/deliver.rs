@@ -195,6 +195,8 @@ impl Deliverer {
             () = cancelled.cancelled() => return give_back(claimed).await,
         };
         count(&due, &answer, started_at + answer.duration);
+        let (status_code, error_class) = (answer.status_code, answer.error_class.map(ErrorClass::as_str));
+        tracing::debug!(endpoint_id = %due.endpoint_id, status_code, error_class, "attempted");
         self.hand_on(Sent { claimed, due, end: End::Attempted { started_at, answer } }).await;
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use api::ApiConfig;
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand,
-    builder::Resettable,
+    builder::{NonEmptyStringValueParser, Resettable},
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use dispatcher::DispatcherConfig;
@@ -172,7 +172,7 @@ pub enum QueueCommand {
         #[arg(long)]
         dead: bool,
         /// Only of this queue.
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         queue: Option<String>,
         /// How many dead jobs at most.
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -200,7 +200,7 @@ pub struct DeadJobs {
     /// These jobs.
     pub ids: Vec<Uuid>,
     /// The dead jobs of this queue, at most 10,000 at a time.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub queue: Option<String>,
 }
 
@@ -208,9 +208,10 @@ pub struct DeadJobs {
 #[derive(Debug, Args)]
 pub struct Paused {
     /// The queue.
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub queue: String,
     /// Only this lane of it.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub lane: Option<String>,
 }
 

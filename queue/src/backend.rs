@@ -187,6 +187,8 @@ where
             Some(Recorded::handed_back(&job))
         }
     };
+    let outcome = recorded.as_ref().map_or_else(|| job.recorded(), |recorded| Some(recorded.label()));
+    tracing::debug!(outcome, "the run ended");
     drop(permit);
     match recorded {
         Some(recorded) => tracked.record(recorded).await,

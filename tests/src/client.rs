@@ -69,6 +69,19 @@ impl Client {
         &self.base
     }
 
+    /// The body of a GET, as it is.
+    pub async fn text(&self, path: &str) -> String {
+        let answer = self.http.get(format!("{}{path}", self.base)).send().await.expect("an answer");
+        answer.text().await.expect("text")
+    }
+
+    /// A PATCH with a header more; returns the status.
+    pub async fn patch_with(&self, header: (&str, &str), path: &str, body: &Value) -> StatusCode {
+        let request = self.http.patch(format!("{}{path}", self.base)).header(header.0, header.1).json(body);
+        let key = self.key.as_deref().unwrap_or_default();
+        request.bearer_auth(key).send().await.expect("an answer").status()
+    }
+
     /// Any call.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
         let mut request = self.http.request(method, format!("{}{path}", self.base));

@@ -26,11 +26,13 @@ pub struct Options {
     pub day: &'static str,
     /// The retries of webhooks.
     pub retries: &'static str,
+    /// What the roles log, and in which form.
+    pub log: (&'static str, &'static str),
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { day: "1s", retries: "200ms,200ms,200ms" }
+        Self { day: "1s", retries: "200ms,200ms,200ms", log: ("info", "text") }
     }
 }
 
@@ -75,6 +77,8 @@ impl Stack {
             ("IRIS_INBOUND_SECRET", INBOUND_SECRET.into()),
             ("IRIS_WEBHOOK_ALLOW", "127.0.0.0/8".into()),
             ("IRIS_WEBHOOK_RETRIES", options.retries.into()),
+            ("IRIS_LOG", options.log.0.into()),
+            ("IRIS_LOG_FORMAT", options.log.1.into()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
         let run = |args: &[&str]| {
@@ -137,6 +141,22 @@ impl Stack {
     /// The log of a role.
     pub fn log(&self, role: &str) -> String {
         std::fs::read_to_string(self.log_path(role)).unwrap_or_default()
+    }
+
+    /// The records of a role's log, when that is JSON.
+    pub fn records(&self, role: &str) -> Vec<Value> {
+        self.log(role).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The metrics of a role, when its log is JSON.
+    pub async fn metrics(&self, role: &str) -> String {
+        let addr = until("the admin address", async || {
+            let records = self.records(role);
+            let record = records.iter().find(|record| record["message"] == "admin address")?;
+            record["addr"].as_str().map(ToOwned::to_owned)
+        })
+        .await;
+        Client::new(&format!("http://{addr}"), None).text("/metrics").await
     }
 
     /// Registers a webhook at a receiver of the outside that verifies; returns (id, secret).
