@@ -17,6 +17,7 @@ use crate::{
     complete::{Recorded, complete_many},
     gauges::{Gauges, depths},
     runtime::{STATEMENT_DEADLINE, Shared},
+    schedule::Tick,
     tick::{pause, sleep_unless, within},
 };
 
@@ -123,7 +124,10 @@ pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Sc
         Ok(FORGET)
     });
     for schedule in schedules {
-        chore!(tasks, "schedule", shared, nobody.clone(), { tick_schedule(&shared, &schedule).await });
+        let mut known = None;
+        chore!(tasks, "schedule", shared, nobody.clone(), {
+            tick_schedule(&shared, &schedule, &mut known).await
+        });
     }
 }
 
@@ -294,14 +298,25 @@ async fn reconcile(shared: &Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn tick_schedule(shared: &Shared, schedule: &Schedule) -> Result<Duration, Error> {
+async fn tick_schedule(
+    shared: &Shared,
+    schedule: &Schedule,
+    known: &mut Option<Tick>,
+) -> Result<Duration, Error> {
     let tick = async {
         let mut conn = shared.pool.acquire().await?;
-        schedule.tick(&mut conn).await
+        schedule.tick(&mut conn, known).await
     };
     let (wake, next) = tokio::time::timeout(STATEMENT_DEADLINE, tick)
         .await
         .map_err(|_| Error::Deadline(STATEMENT_DEADLINE))??;
-    shared.notifier.send(wake);
+    if shared.queues().contains_key(schedule.queue()) {
+        // This process runs it; should it be too busy, the others' looks find the job.
+        if !wake.is_empty() {
+            shared.mark(schedule.queue());
+        }
+    } else {
+        shared.notifier.send(wake);
+    }
     Ok(next)
 }

@@ -116,6 +116,10 @@ impl NewJob {
         self
     }
 
+    pub(crate) fn queue(&self) -> &'static str {
+        self.queue
+    }
+
     fn check(&self) -> Result<(), EnqueueError> {
         if self.payload.len() > PAYLOAD_BYTES_MAX {
             return Err(EnqueueError::PayloadTooLarge {

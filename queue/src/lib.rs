@@ -55,3 +55,8 @@ pub const GROUP_NAMES_MAX: usize = 4;
 pub const CRASHES: i32 = 3;
 /// The same when processes die without it as well.
 pub const CRASHES_MAX: i32 = 10;
+
+/// The examples of the README, which are compiled by the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -28,28 +28,30 @@ impl Schedule {
         Ok(Self { name: name.into(), expression: expression.into(), parsed, job })
     }
 
+    /// The kind of its jobs.
+    pub(crate) fn queue(&self) -> &'static str {
+        self.job.queue()
+    }
+
     /// Enqueues the job if a tick has passed since the last one, in a transaction of its own. Returns what to wake, and
-    /// how long it is until the next tick.
-    pub(crate) async fn tick(&self, conn: &mut PgConnection) -> Result<(Wake, Duration), Error> {
-        let row: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
-            "select last_tick, now() from queue.schedules where name = $1 and expression = $2",
-        )
-        .bind(&self.name)
-        .bind(&self.expression)
-        .fetch_optional(&mut *conn)
-        .await?;
-        let Some((last, now)) = row else {
-            return Ok((Wake::none(), self.begin(conn).await?));
+    /// how long it is until the next tick. `known` is what the last call saw, so that this one need not look.
+    pub(crate) async fn tick(
+        &self,
+        conn: &mut PgConnection,
+        known: &mut Option<Tick>,
+    ) -> Result<(Wake, Duration), Error> {
+        let (tick, retry) = match known.take() {
+            Some(tick) => (tick, OVERTAKEN),
+            None => match self.look(conn).await? {
+                Ok(tick) => (tick, BUSY),
+                Err((tick, now)) => return Ok((Wake::none(), wait(tick, now, known))),
+            },
         };
-        let next = self.parsed.after(&last).next();
-        if next.is_none_or(|next| next > now) {
-            return Ok((Wake::none(), until(next, now)));
-        }
         let mut tx = conn.begin().await?;
-        if !self.take(&mut tx, last).await? {
+        let Some(now) = self.take(&mut tx, tick).await? else {
             tx.rollback().await?;
-            return Ok((Wake::none(), BUSY));
-        }
+            return Ok((Wake::none(), retry));
+        };
         let (_, wake) =
             enqueue(&mut tx, std::slice::from_ref(&self.job)).await.map_err(|error| match error {
                 EnqueueError::Database(error) => Error::Database(error),
@@ -60,44 +62,86 @@ impl Schedule {
                 },
             })?;
         tx.commit().await?;
-        Ok((wake, until(self.parsed.after(&now).next(), now)))
+        Ok((wake, wait(self.after(now), now, known)))
     }
 
-    /// Writes that the schedule counts from now on, for it is new or has changed; returns the time until its first tick.
-    async fn begin(&self, conn: &mut PgConnection) -> Result<Duration, Error> {
-        let now: (DateTime<Utc>,) = sqlx::query_as(
+    /// The tick after this time.
+    fn after(&self, last: DateTime<Utc>) -> Option<Tick> {
+        self.parsed.after(&last).next().map(|at| Tick { last, at })
+    }
+
+    /// The tick that is due; or the next one, and what time it is.
+    async fn look(
+        &self,
+        conn: &mut PgConnection,
+    ) -> Result<Result<Tick, (Option<Tick>, DateTime<Utc>)>, Error> {
+        let row: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
+            "select last_tick, now() from queue.schedules where name = $1 and expression = $2",
+        )
+        .bind(&self.name)
+        .bind(&self.expression)
+        .fetch_optional(&mut *conn)
+        .await?;
+        let (last, now) = match row {
+            Some(row) => row,
+            None => self.begin(conn).await?,
+        };
+        Ok(match self.after(last) {
+            Some(tick) if tick.at <= now => Ok(tick),
+            next => Err((next, now)),
+        })
+    }
+
+    /// Writes that the schedule counts from now on, for it is new or has changed.
+    async fn begin(&self, conn: &mut PgConnection) -> Result<(DateTime<Utc>, DateTime<Utc>), Error> {
+        let row = sqlx::query_as(
             "insert into queue.schedules (name, expression, last_tick) values ($1, $2, now())
              on conflict (name) do update set expression = $2, last_tick = now(), updated_at = now()
-             returning now()",
+             returning last_tick, now()",
         )
         .bind(&self.name)
         .bind(&self.expression)
         .fetch_one(conn)
         .await?;
-        Ok(until(self.parsed.after(&now.0).next(), now.0))
+        Ok(row)
     }
 
-    /// Moves the last tick to now. False when another process does, or has.
-    async fn take(&self, conn: &mut PgConnection, last: DateTime<Utc>) -> Result<bool, Error> {
-        let taken = sqlx::query(
-            "update queue.schedules set last_tick = now(), updated_at = now() where name = (
+    /// Moves the last tick to now, and says when that is. `None` when the tick is not due, or another process takes it or
+    /// has taken it.
+    async fn take(&self, conn: &mut PgConnection, tick: Tick) -> Result<Option<DateTime<Utc>>, Error> {
+        let taken = sqlx::query_scalar(
+            "update queue.schedules set last_tick = now(), updated_at = now() where now() >= $4 and name = (
                 select name from queue.schedules where name = $1 and expression = $2 and last_tick = $3
-                for update skip locked)",
+                for update skip locked)
+             returning now()",
         )
         .bind(&self.name)
         .bind(&self.expression)
-        .bind(last)
-        .execute(conn)
+        .bind(tick.last)
+        .bind(tick.at)
+        .fetch_optional(conn)
         .await?;
-        Ok(taken.rows_affected() > 0)
+        Ok(taken)
     }
+}
+
+/// A tick of a schedule, and the one before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tick {
+    last: DateTime<Utc>,
+    at: DateTime<Utc>,
+}
+
+/// How long it is until the tick; one that nothing else comes before is known to the next call.
+fn wait(tick: Option<Tick>, now: DateTime<Utc>, known: &mut Option<Tick>) -> Duration {
+    let until = tick.map_or(LOOK_MAX, |tick| (tick.at - now).to_std().unwrap_or_default());
+    *known = tick.filter(|_| until <= LOOK_MAX);
+    until.min(LOOK_MAX)
 }
 
 /// When another process holds the row it is moving the tick itself.
 const BUSY: Duration = Duration::from_secs(1);
+/// When another process has taken the tick, or the clocks differ a little, one looks again at once.
+const OVERTAKEN: Duration = Duration::from_millis(20);
 /// The schedule's row is looked at now and then, for another process may have moved it.
 const LOOK_MAX: Duration = Duration::from_secs(60);
-
-fn until(next: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
-    next.and_then(|next| (next - now).to_std().ok()).unwrap_or(LOOK_MAX).min(LOOK_MAX)
-}
