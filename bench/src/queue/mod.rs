@@ -2,6 +2,7 @@
 
 mod drain;
 mod enqueue;
+mod idle;
 mod jobs;
 mod pickup;
 mod reference;
@@ -36,6 +37,7 @@ enum Part {
     Enqueue,
     Pickup,
     Timers,
+    Idle,
 }
 
 /// Runs the benchmark on a database of its own.
@@ -54,6 +56,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     if wants(Part::Timers) {
         timers::measure(&server, &mut report).await?;
+    }
+    if wants(Part::Idle) {
+        idle::measure(&mut report).await?;
     }
     report.print(options.json)
 }

@@ -23,6 +23,9 @@ use tokio::{
 
 use super::jobs::{Work, now_us};
 
+/// In what Linux counts a process's time, on every architecture that PostgreSQL runs on.
+const TICKS_PER_SECOND: u32 = 100;
+
 /// How a worker process is started.
 #[derive(Debug, Args)]
 pub struct Options {
@@ -139,6 +142,16 @@ impl Worker {
     pub async fn count(&mut self) -> anyhow::Result<u32> {
         self.begin().await?;
         Ok(self.next_start().await?.0)
+    }
+
+    /// How long it has computed since it started (Linux; nothing elsewhere).
+    pub fn cpu(&self) -> Duration {
+        let stat = self.child.id().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/stat")).ok());
+        // The name in parentheses may have spaces; utime and stime are the 14th and 15th fields (proc_pid_stat(5)).
+        let fields = stat.as_deref().and_then(|stat| stat.rsplit_once(')')).map_or("", |(_, fields)| fields);
+        let ticks = |index| fields.split_whitespace().nth(index).and_then(|ticks| ticks.parse::<u32>().ok());
+        let total = ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0);
+        Duration::from_secs(1) * total / TICKS_PER_SECOND
     }
 
     /// The most memory it ever had, in MiB (Linux; 0 elsewhere).
