@@ -47,9 +47,9 @@ begin
     ), judged as materialized (
         select i.*, not i.cancelled and (i.key is null or i.id in (select job_id from keyed)) as accepted from input i
     ), later as (
-        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, run_at)
+        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, rank, run_at)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace,
-            case when due > now() then due else 'infinity' end
+            queue.rank_of(clock_timestamp(), priority), case when due > now() then due else 'infinity' end
         from judged where accepted and (due > now() or held)
     ), soon as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, max_attempts, payload, trace, rank)
@@ -337,7 +337,7 @@ begin
     ), judged as (
         select d.ctid, g.epoch > d.epoch as cancelled, g.held from due d cross join lateral queue.group_of(d.grp) g
     ), parked as (
-        update queue.deferred d set run_at = 'infinity' from judged j where d.ctid = j.ctid and j.held and not j.cancelled
+        update queue.deferred d set run_at = 'infinity', rank = queue.rank_of(d.run_at, d.priority) from judged j where d.ctid = j.ctid and j.held and not j.cancelled
     ), taken as (
         delete from queue.deferred d using judged j where d.ctid = j.ctid and (j.cancelled or not j.held)
         returning d.*, j.cancelled

@@ -135,9 +135,9 @@ begin
         select t.*, g.epoch as present, g.held from taken t cross join lateral queue.group_of(t.grp) g
     ), parked as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, run, max_attempts, payload, trace,
-            created_at, last_error, run_at)
+            created_at, rank, last_error, run_at)
         select shard, id, queue, tenant, lane, priority, grp, present, key, run, max_attempts, payload, trace,
-            created_at, last_error, 'infinity'
+            created_at, queue.rank_of(now(), priority), last_error, 'infinity'
         from judged where held
     ), moved as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, run, max_attempts, payload, trace,

@@ -1,6 +1,7 @@
 //! The queue on a real PostgreSQL.
 
 mod metrics;
+mod model;
 mod moves;
 mod operate;
 mod runs;
