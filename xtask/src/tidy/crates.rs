@@ -7,9 +7,11 @@ use super::File;
 
 /// What each crate of the workspace may use of the others. The arrows point one way: queue, then shared, then the roles,
 /// then iris; the roles never use each other, and the simulated outside uses nothing of ours.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("api", &["queue", "shared"]),
     ("bench", &["embedded", "queue"]),
+    ("chaos", &["embedded", "queue"]),
+    ("chaos/ledger", &[]),
     ("dispatcher", &["queue", "shared"]),
     ("embedded", &[]),
     ("iris", &["api", "dispatcher", "embedded", "queue", "shared", "worker"]),
@@ -23,8 +25,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
 ];
 /// What tests may use besides.
 const ALLOWED_IN_TESTS: &[&str] = &["embedded", "testkit"];
-/// The crate whose tests may not either: its ledgers judge ours.
-const JUDGE: &str = "world";
+/// The crates whose tests may not either: their ledgers judge ours.
+const JUDGES: [&str; 2] = ["chaos/ledger", "world"];
 
 /// Every dependency that points the wrong way.
 pub fn check(files: &[File]) -> anyhow::Result<Vec<String>> {
@@ -36,7 +38,7 @@ pub fn check(files: &[File]) -> anyhow::Result<Vec<String>> {
             continue;
         };
         let manifest: Table = file.text.parse().with_context(|| format!("{} is no TOML", file.path))?;
-        let tests: &[&str] = if name == JUDGE { &[] } else { ALLOWED_IN_TESTS };
+        let tests: &[&str] = if JUDGES.contains(&name) { &[] } else { ALLOWED_IN_TESTS };
         for (section, extra) in
             [("dependencies", &[][..]), ("build-dependencies", &[]), ("dev-dependencies", tests)]
         {
@@ -83,6 +85,10 @@ mod tests {
         assert_eq!(problems("api/Cargo.toml", &uses("worker")).len(), 1);
         assert_eq!(problems("api/Cargo.toml", "[dev-dependencies]\ntestkit.workspace = true\n"), [""; 0]);
         assert_eq!(problems("world/Cargo.toml", "[dev-dependencies]\ntestkit.workspace = true\n").len(), 1);
+        assert_eq!(
+            problems("chaos/ledger/Cargo.toml", "[dev-dependencies]\ntestkit.workspace = true\n").len(),
+            1
+        );
         assert_eq!(problems("new/Cargo.toml", "").len(), 1);
     }
 }
