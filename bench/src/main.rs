@@ -23,6 +23,12 @@ enum Command {
     /// One worker process of a benchmark; runs until its input ends.
     #[command(hide = true)]
     QueueWorker(queue::worker::Options),
+    /// Makes the queue's tables for a benchmark.
+    #[command(hide = true)]
+    QueueSetup(queue::rivals::ours::Options),
+    /// One process of a benchmark that enqueues; runs until its input ends.
+    #[command(hide = true)]
+    QueueProducer(queue::rivals::ours::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,6 +39,8 @@ fn main() -> anyhow::Result<()> {
         match cli.command {
             Command::Queue(options) => queue::run(options).await,
             Command::QueueWorker(options) => queue::worker::run(options).await,
+            Command::QueueSetup(options) => queue::rivals::ours::setup(options).await,
+            Command::QueueProducer(options) => queue::rivals::ours::produce(options).await,
         }
     })
 }

@@ -6,6 +6,7 @@ mod idle;
 mod jobs;
 mod pickup;
 mod reference;
+pub mod rivals;
 mod timers;
 pub mod worker;
 
@@ -28,6 +29,9 @@ pub struct Options {
     /// How many times each drain and its reference are run, in turn.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Measure other queues beside ours instead, as bench/rivals/README.md says.
+    #[arg(long)]
+    rivals: bool,
 }
 
 /// A part of the benchmark.
@@ -44,6 +48,12 @@ enum Part {
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let server = Server::start().await?;
     let mut report = Report::default();
+    if options.rivals {
+        let complete = rivals::measure(&server, &mut report, options.jobs, options.rounds).await?;
+        report.print(options.json)?;
+        anyhow::ensure!(complete, "not every rival was measured; the notes say why");
+        return Ok(());
+    }
     let wants = |part| options.only.is_empty() || options.only.contains(&part);
     if wants(Part::Drain) {
         drain::measure(&server, &mut report, options.jobs, options.rounds).await?;

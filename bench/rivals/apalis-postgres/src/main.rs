@@ -59,13 +59,13 @@ impl Queue for Apalis {
             .heartbeat_interval(Duration::from_millis(1_500))
             .missed_heartbeats(4);
         let config = match goal {
-            Goal::Drain => config.batch_size(2_000).lock_tasks(false),
+            Goal::Drain => config.batch_size(10_000).lock_tasks(false),
             Goal::Pickup | Goal::Recovery => config.batch_size(slots),
         };
         let storage = PostgresStorage::<Work>::new(&pool)
             .with_config(config)
             .with_pubsub()
-            .poll_with_interval(Duration::from_millis(100));
+            .poll_with_interval(Duration::from_millis(20));
         // Names must be unique per start, or the jobs of a killed process wait for ever.
         WorkerBuilder::new(format!("work-{}", ulid::Ulid::generate()))
             .backend(storage)
