@@ -86,12 +86,12 @@ async fn every_end_of_a_run_is_counted_once() {
         .await
         .unwrap();
     let batch = [&kept, &lost].map(|claimed| Recorded::new(&claimed.job, Outcome::Done));
-    let accepted = complete_many(&mut *pool.acquire().await.unwrap(), &batch).await.unwrap();
+    let accepted = complete_many(&mut pool.acquire().await.unwrap(), &batch).await.unwrap();
     for recorded in &batch {
         recorded.count(accepted.contains(&recorded.token()));
         recorded.count(accepted.contains(&recorded.token()));
     }
-    let stale = lost.job.complete(&mut *pool.acquire().await.unwrap(), &Outcome::Done).await;
+    let stale = lost.job.complete(&mut pool.acquire().await.unwrap(), &Outcome::Done).await;
     assert!(matches!(stale, Err(CompleteError::Stale)));
     drop((kept, lost));
 

@@ -16,7 +16,7 @@ async fn tell(payload: Number, job: Job, seen: Data<Seen>) -> Result<Outcome, Bo
 }
 
 async fn stored(pool: &sqlx::PgPool) -> Vec<Option<String>> {
-    sqlx::query_scalar("select trace from queue.ready order by payload").fetch_all(pool).await.unwrap()
+    sqlx::query_scalar("select trace from queue.ready order by payload").fetch_all(pool).await.expect("jobs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
