@@ -34,10 +34,10 @@ create table queue.ready (
     created_at timestamptz not null default now(),
     rank timestamptz not null default now(),
     last_error text,
-    primary key (id, shard)
+    -- The order of claiming: tenant, then lane, then the place in the lane. An index by id alone would cost every enqueue
+    -- and every claim a write, and only an operator looks for one job.
+    constraint ready_claim primary key (queue, tenant, lane, rank, id, shard)
 );
--- The order of claiming: tenant, then lane, then the place in the lane.
-create index ready_claim on queue.ready (queue, tenant, lane, rank, id);
 create index ready_group on queue.ready (grp) where grp is not null;
 
 create table queue.deferred (

@@ -1,5 +1,9 @@
--- The hot statements as functions: one round trip each, and planner settings that hold on tables never analysed (a
--- queue is empty when statistics are taken and full when they are used).
+-- The hot statements as functions: one round trip each, with plans that hold whatever the statistics say: a queue is
+-- empty when statistics are taken and full when they are used, and on a table that is thought to be empty the planner
+-- sees no harm in reading all of it once for each row of a batch. So nothing is left to it. A queue's table is never
+-- joined: it is read through an index by a lateral subquery with a limit, and its rows are deleted by an array of their
+-- places (ctid = any). What is in memory is joined by hash; the planner may loop only where there is no other way, which
+-- is the lateral lookup.
 
 -- 'a/b/c' is governed by the groups 'a', 'a/b' and 'a/b/c'. A path has at most four names; a prefix that ends with '/'
 -- is nobody's. These two are inlined by the planner, which is why they are plain expressions.
@@ -27,7 +31,7 @@ create function queue.enqueue(p_ids uuid[], p_shards smallint[], p_queues text[]
     p_priorities smallint[], p_grps text[], p_causes text[], p_cause_epochs bigint[], p_keys text[], p_max_attempts integer[],
     p_payloads text[], p_traces text[], p_run_ats timestamptz[], p_delays bigint[])
 returns table (n bigint, fate text)
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
     -- In plpgsql its plan is kept; as an SQL function it would be planned anew by each call.
@@ -58,6 +62,30 @@ begin
         from judged where accepted and (due is null or due <= now()) and not held
     )
     select n, case when accepted then 'added' when cancelled then 'cancelled' else 'duplicate' end from judged;
+end
+$$;
+
+-- The same for jobs that are due at once and have neither key nor cause: all of them are added. The epochs of their groups
+-- are looked up only if one of `p_prefixes`, which are the groups and those above them, has a row. False, and nothing
+-- done, if one is held.
+create function queue.enqueue_plain(p_prefixes text[], p_ids uuid[], p_shards smallint[], p_queues text[], p_tenants text[],
+    p_lanes text[], p_priorities smallint[], p_grps text[], p_max_attempts integer[], p_payloads text[], p_traces text[])
+returns boolean
+language plpgsql set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+declare
+    -- Null if none has a row.
+    v_held boolean := (select bool_or(g.held) from queue.groups g where g.prefix = any (p_prefixes));
+begin
+    if v_held then
+        return false;
+    end if;
+    insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, max_attempts, payload, trace, rank)
+    select shard, id, queue, tenant, lane, priority, grp,
+        case when v_held is not null then (select g.epoch from queue.group_of(grp) g) else 0 end,
+        max_attempts, payload, trace, queue.rank_of(clock_timestamp(), priority)
+    from unnest(p_ids, p_shards, p_queues, p_tenants, p_lanes, p_priorities, p_grps, p_max_attempts, p_payloads, p_traces)
+        as t(id, shard, queue, tenant, lane, priority, grp, max_attempts, payload, trace);
+    return true;
 end
 $$;
 
@@ -132,8 +160,8 @@ $$;
 -- looked at. `whole` says that no lane was left out, `took_ms` how long the look took.
 create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[])
 returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, whole boolean, took_ms double precision)
-language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
-set enable_material = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
+set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_began timestamptz := clock_timestamp();
@@ -155,7 +183,7 @@ begin
         select t.tenant, coalesce(w.weight, 1) as weight, x.lane, x.guarded, x.open, t.n as turn, x.n,
             count(*) over of_tenant < v_look and count(*) filter (where x.open) over of_tenant < v_open as whole
         from unnest(v_tenants) with ordinality as t(tenant, n)
-        left join queue.tenants w on w.tenant = t.tenant
+        left join lateral (select w.weight from queue.tenants w where w.tenant = t.tenant limit 1) w on true
         left join unnest(p_tenants, p_lanes) as c(tenant, lane) on c.tenant = t.tenant
         cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, md5(random()::text)), v_open, v_look) x
         window of_tenant as (partition by t.n)
@@ -175,11 +203,11 @@ create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes
 returns table (fate text, id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
     max_attempts integer, payload text, trace text, capped boolean, rank timestamptz, priority smallint)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
-set jit = off as $$
+set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_budgets integer[] := p_budgets;
-    v_guarded boolean[];
+    v_guarded text[];
     v_held text[];
 begin
     perform 1 from queue.leases where id = p_lease and expires_at > clock_timestamp() for key share;
@@ -207,32 +235,39 @@ begin
                             else greatest(1, floor(extract(epoch from now() - greatest(l.next_at, now() - interval '1 second')) * l.per_second))::integer end))
                 end as budget
             from unnest(p_lanes, p_budgets) with ordinality as v(lane, budget, n)
-            left join queue.lanes a on a.queue = p_queue and a.lane = ''
-            left join queue.lanes s on s.queue = p_queue and s.lane = v.lane
-            left join queue.lanes l on l.queue = p_queue and l.lane = v.lane and (l.cap is not null or l.per_second is not null)
+            left join lateral (select a.paused from queue.lanes a where a.queue = p_queue and a.lane = '' limit 1) a on true
             left join lateral (
-                select o.lane from queue.lanes o where o.queue = p_queue and o.lane = l.lane for update skip locked) o on true
+                select s.paused, s.closed_until from queue.lanes s where s.queue = p_queue and s.lane = v.lane limit 1) s on true
+            left join lateral (
+                select l.* from queue.lanes l
+                where l.queue = p_queue and l.lane = v.lane and (l.cap is not null or l.per_second is not null) limit 1) l on true
+            left join lateral (
+                select o.lane from queue.lanes o where o.queue = p_queue and o.lane = l.lane limit 1 for update skip locked) o on true
         )
-        select array_agg(j.budget order by j.n), array_agg(j.guarded order by j.n), array_agg(j.lane) filter (where j.held)
+        select array_agg(j.budget order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held)
         into v_budgets, v_guarded, v_held from judged j;
     end if;
 
     return query
     with picked as (
-        select p.ctid, coalesce(v.guarded, false) as guarded
-        from unnest(p_tenants, p_lanes, v_guarded, v_budgets, p_from) as v(tenant, lane, guarded, budget, start)
+        select p.ctid
+        from unnest(p_tenants, p_lanes, v_budgets, p_from) as v(tenant, lane, budget, start)
         cross join lateral (
             select r.ctid from queue.ready r
             where r.queue = p_queue and r.tenant = v.tenant and r.lane = v.lane and r.rank >= coalesce(v.start, '-infinity')
             order by r.rank, r.id limit v.budget for update skip locked
         ) p
     ), taken as (
-        delete from queue.ready r using picked p where r.ctid = p.ctid returning r.*, p.guarded
+        delete from queue.ready r where r.ctid = any (array(select ctid from picked))
+        returning r.*, coalesce(r.lane = any (v_guarded), false) as guarded
     ), judged as (
         select t.*, case when g.epoch > t.epoch then 'removed' when g.held then 'parked' else 'claimed' end as fate
         from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
-        delete from queue.keys k using judged j where j.fate = 'removed' and k.queue = j.queue and k.key = j.key and k.job_id = j.id
+        delete from queue.keys where ctid = any (array(
+            select k.ctid from judged j cross join lateral (
+                select k.ctid from queue.keys k where k.queue = j.queue and k.key = j.key and k.job_id = j.id limit 1) k
+            where j.fate = 'removed' and j.key is not null))
     ), parked as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, run_at)
@@ -241,9 +276,11 @@ begin
         from judged where fate = 'parked'
     ), rated as (
         update queue.lanes l
-        set next_at = greatest(l.next_at, now() - interval '1 second') + make_interval(secs => j.taken / l.per_second)
-        from (select lane, count(*) as taken from judged where guarded and fate = 'claimed' group by lane) j
-        where l.queue = p_queue and l.lane = j.lane and l.per_second is not null
+        set next_at = greatest(l.next_at, now() - interval '1 second')
+            + make_interval(secs => (select count(*) from judged j where j.lane = l.lane and j.fate = 'claimed') / l.per_second)
+        where l.ctid = any (array(
+            select l.ctid from (select distinct lane from judged where guarded and fate = 'claimed') j cross join lateral (
+                select l.ctid from queue.lanes l where l.queue = p_queue and l.lane = j.lane and l.per_second is not null limit 1) l))
     ), claimed as (
         insert into queue.running (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, lease, capped)
@@ -267,27 +304,38 @@ $$;
 -- outcome says that the job does not kill its process, so its crashes are forgotten, but for a handback.
 create function queue.complete(p_ids uuid[], p_runs integer[], p_outcomes text[], p_delays bigint[],
     p_errors text[], p_reasons text[]) returns table (id uuid, run integer)
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
     -- Most jobs are done, and need none of what the others do.
     if p_outcomes <@ array['done', 'cancelled'] then
         return query
         with gone as (
-            delete from queue.running r using unnest(p_ids, p_runs) as i(id, run) where r.id = i.id and r.run = i.run
-            returning r.id, r.run, r.queue, r.key
+            delete from queue.running where ctid = any (array(
+                select r.ctid from unnest(p_ids, p_runs) as i(id, run) cross join lateral (
+                    select r.ctid from queue.running r where r.id = i.id and r.run = i.run limit 1) r))
+            returning running.id, running.run, running.queue, running.key
         ), unkeyed as (
-            delete from queue.keys k using gone g where g.key is not null and k.queue = g.queue and k.key = g.key and k.job_id = g.id
+            delete from queue.keys where ctid = any (array(
+                select k.ctid from gone g cross join lateral (
+                    select k.ctid from queue.keys k where k.queue = g.queue and k.key = g.key and k.job_id = g.id limit 1) k
+                where g.key is not null))
         )
         select id, run from gone;
         return;
     end if;
     return query
-    with gone as (
-        delete from queue.running r
-        using unnest(p_ids, p_runs, p_outcomes, p_delays, p_errors, p_reasons) as i(id, run, outcome, delay, error, why)
-        where r.id = i.id and r.run = i.run
-        returning r.*, i.outcome, i.delay, i.error, i.why
+    with input as materialized (
+        select distinct on (id, run) *
+        from unnest(p_ids, p_runs, p_outcomes, p_delays, p_errors, p_reasons) as i(id, run, outcome, delay, error, why)
+    ), taken as (
+        delete from queue.running where ctid = any (array(
+            select r.ctid from input i cross join lateral (
+                select r.ctid from queue.running r where r.id = i.id and r.run = i.run limit 1) r))
+        returning running.*
+    ), gone as (
+        select t.*, i.outcome, i.delay, i.error, i.why from taken t join input i on i.id = t.id and i.run = t.run
     ), judged as (
         select g.*,
             case
@@ -301,8 +349,10 @@ begin
             case when g.outcome in ('retry', 'dead') then g.attempt + 1 else g.attempt end as attempts
         from gone g cross join lateral queue.group_of(g.grp) o
     ), unkeyed as (
-        delete from queue.keys k using judged j
-        where j.fate in ('finish', 'die') and k.queue = j.queue and k.key = j.key and k.job_id = j.id
+        delete from queue.keys where ctid = any (array(
+            select k.ctid from judged j cross join lateral (
+                select k.ctid from queue.keys k where k.queue = j.queue and k.key = j.key and k.job_id = j.id limit 1) k
+            where j.fate in ('finish', 'die') and j.key is not null))
     ), deferred as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, run,
             max_attempts, payload, trace, created_at, last_error, run_at)
@@ -330,25 +380,33 @@ $$;
 -- Moves due timers to `ready`, at most `p_limit`; those of a held group are parked. Returns how many timers were looked
 -- at, the queues that got jobs, and when the next timer is due.
 create function queue.promote(p_limit integer, out promoted integer, out queues text[], out next_at timestamptz)
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
+set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
     with due as (
         select ctid, grp, epoch from queue.deferred where run_at <= now() order by run_at limit p_limit for update skip locked
     ), judged as (
         select d.ctid, g.epoch > d.epoch as cancelled, g.held from due d cross join lateral queue.group_of(d.grp) g
     ), parked as (
-        update queue.deferred d set run_at = 'infinity', rank = queue.rank_of(d.run_at, d.priority) from judged j where d.ctid = j.ctid and j.held and not j.cancelled
-    ), taken as (
-        delete from queue.deferred d using judged j where d.ctid = j.ctid and (j.cancelled or not j.held)
-        returning d.*, j.cancelled
+        update queue.deferred set run_at = 'infinity', rank = queue.rank_of(run_at, priority)
+        where ctid = any (array(select j.ctid from judged j where j.held and not j.cancelled))
+    ), removed as (
+        delete from queue.deferred where ctid = any (array(select j.ctid from judged j where j.cancelled))
+        returning queue, key, id
     ), unkeyed as (
-        delete from queue.keys k using taken t where t.cancelled and k.queue = t.queue and k.key = t.key and k.job_id = t.id
+        delete from queue.keys where ctid = any (array(
+            select k.ctid from removed r cross join lateral (
+                select k.ctid from queue.keys k where k.queue = r.queue and k.key = r.key and k.job_id = r.id limit 1) k
+            where r.key is not null))
+    ), taken as (
+        delete from queue.deferred where ctid = any (array(select j.ctid from judged j where not j.held and not j.cancelled))
+        returning *
     ), moved as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, queue.rank_of(run_at, priority), last_error
-        from taken where not cancelled
+        from taken
         returning ready.queue
     )
     select (select count(*) from due), coalesce(array_agg(distinct m.queue), '{}') into promoted, queues from moved m;
@@ -360,7 +418,7 @@ $$;
 -- Cancels all jobs of the groups `p_prefixes` and below, in the caller's transaction, and returns how many waiting ones
 -- were removed. The raised epoch stops what moves between tables meanwhile.
 create function queue.cancel(p_prefixes text[]) returns bigint
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_nestloop = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
     v_removed bigint;
 begin
@@ -370,15 +428,26 @@ begin
     on conflict (prefix) do update set epoch = nextval('queue.epochs'), held = false, updated_at = now(),
         released_at = case when groups.held then 'infinity' else groups.released_at end;
     with waiting as (
-        delete from queue.ready r using unnest(p_prefixes) p
-        where r.grp = p or (r.grp >= p || '/' and r.grp < p || '0') returning r.queue, r.key, r.id
+        delete from queue.ready where ctid = any (array(
+            select j.ctid from unnest(p_prefixes) p cross join lateral (
+                (select r.ctid from queue.ready r where r.grp = p offset 0)
+                union all
+                (select r.ctid from queue.ready r where r.grp >= p || '/' and r.grp < p || '0' offset 0)) j))
+        returning queue, key, id
     ), timers as (
-        delete from queue.deferred d using unnest(p_prefixes) p
-        where d.grp = p or (d.grp >= p || '/' and d.grp < p || '0') returning d.queue, d.key, d.id
+        delete from queue.deferred where ctid = any (array(
+            select j.ctid from unnest(p_prefixes) p cross join lateral (
+                (select r.ctid from queue.deferred r where r.grp = p offset 0)
+                union all
+                (select r.ctid from queue.deferred r where r.grp >= p || '/' and r.grp < p || '0' offset 0)) j))
+        returning queue, key, id
     ), removed as (
         select * from waiting union all select * from timers
     ), unkeyed as (
-        delete from queue.keys k using removed r where k.queue = r.queue and k.key = r.key and k.job_id = r.id
+        delete from queue.keys where ctid = any (array(
+            select k.ctid from removed r cross join lateral (
+                select k.ctid from queue.keys k where k.queue = r.queue and k.key = r.key and k.job_id = r.id limit 1) k
+            where r.key is not null))
     )
     select count(*) into v_removed from removed;
     return v_removed;
@@ -387,7 +456,7 @@ $$;
 
 -- Holds all jobs of the group and below: what is due waits at infinity, timers keep their time until they are due.
 create function queue.hold(p_prefix text) returns void
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
     insert into queue.groups (prefix, held) values (p_prefix, true)
     on conflict (prefix) do update set held = true, updated_at = now();
@@ -404,7 +473,7 @@ $$;
 -- Makes the parked jobs of the group and below ready; returns their queues. Those that a prefix above or below still
 -- holds are parked again by the claim.
 create function queue.unpark(p_prefix text) returns text[]
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
     v_queues text[];
 begin
@@ -454,7 +523,7 @@ $$;
 -- Forgets groups that govern nothing any more: not held, unchanged for a day, and without a job. Looks at `p_limit`
 -- prefixes after `p_after` and returns the last of them; null says that the end was reached.
 create function queue.forget_groups(p_after text, p_limit integer) returns text
-language plpgsql set enable_seqscan = off set jit = off as $$
+language plpgsql set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
     v_last text;
 begin
@@ -496,7 +565,7 @@ $$;
 -- `p_orphans` is set; no crash is counted for them. Returns how many jobs of each queue were given back, and how many died.
 create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean)
 returns table (queue text, rescued bigint, died bigint)
-language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_expired uuid[];
@@ -536,8 +605,10 @@ begin
                  else 'defer' end as fate
         from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
-        delete from queue.keys k using judged j
-        where j.fate <> 'defer' and k.queue = j.queue and k.key = j.key and k.job_id = j.id
+        delete from queue.keys where ctid = any (array(
+            select k.ctid from judged j cross join lateral (
+                select k.ctid from queue.keys k where k.queue = j.queue and k.key = j.key and k.job_id = j.id limit 1) k
+            where j.fate <> 'defer' and j.key is not null))
     ), returned as (
         insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, run_at)

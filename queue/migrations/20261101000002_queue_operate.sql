@@ -116,11 +116,11 @@ $$;
 -- `p_limit`. A job whose key another one has by now stays dead. Their groups' cancels since are forgiven: somebody asks
 -- for these very jobs. Returns the queues, one for each job.
 create function queue.retry_dead(p_ids uuid[], p_queue text, p_limit integer) returns setof text
-language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
+language plpgsql set enable_seqscan = off set enable_nestloop = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
     return query
     with chosen as (
-        select d.id, d.shard, d.queue, d.key from queue.dead d
+        select d.ctid, d.id, d.queue, d.key from queue.dead d
         where case when p_ids is null then d.queue = p_queue else d.id = any (p_ids) end
         order by d.died_at limit p_limit for update skip locked
     ), keyed as (
@@ -128,9 +128,9 @@ begin
         select c.queue, c.key, c.id from chosen c where c.key is not null order by c.queue, c.key
         on conflict do nothing returning job_id
     ), taken as (
-        delete from queue.dead d using chosen c
-        where d.id = c.id and d.shard = c.shard and (c.key is null or c.id in (select job_id from keyed))
-        returning d.*
+        delete from queue.dead where ctid = any (array(
+            select c.ctid from chosen c where c.key is null or c.id in (select job_id from keyed)))
+        returning *
     ), judged as (
         select t.*, g.epoch as present, g.held from taken t cross join lateral queue.group_of(t.grp) g
     ), parked as (

@@ -19,6 +19,7 @@ use crate::{
     runtime::{STATEMENT_DEADLINE, Shared},
     schedule::Tick,
     tick::{pause, sleep_unless, within},
+    vacuum::Vacuum,
 };
 
 /// How often one looks whether there is anything to do: ready jobs without a wake, due timers, expired leases.
@@ -118,6 +119,8 @@ pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Sc
         measure(&shared, &mut gauges).await?;
         Ok(MEASURE)
     });
+    let mut vacuum = Vacuum::default();
+    chore!(tasks, "vacuum", shared, nobody.clone(), { vacuum.tick(&shared).await });
     let mut forgotten = String::new();
     chore!(tasks, "groups", shared, nobody.clone(), {
         forgotten = forget(&shared, &forgotten).await?;
@@ -319,4 +322,75 @@ async fn tick_schedule(
         shared.notifier.send(wake);
     }
     Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use futures::FutureExt;
+    use serde::{Deserialize, Serialize};
+    use sqlx::{PgPool, migrate::Migrator, postgres::PgConnectOptions};
+    use testkit::TestDatabase;
+
+    use super::*;
+    use crate::{JobKind, NewJob, Notifier, RunAt, Runtime, RuntimeConfig, enqueue};
+
+    #[derive(Serialize, Deserialize)]
+    struct Nothing {}
+
+    impl JobKind for Nothing {
+        const QUEUE: &'static str = "nothing";
+    }
+
+    /// What a look asks for: (timers, rescue).
+    async fn asked(shared: &Shared) -> (bool, bool) {
+        let asked = Asked::default();
+        look(shared, &asked).await.expect("a look");
+        (asked.timers.notified().now_or_never().is_some(), asked.rescue.notified().now_or_never().is_some())
+    }
+
+    async fn enqueue_after(pool: &PgPool, delay: Duration) {
+        let job = NewJob::new(&Nothing {}, "tenant").expect("a job").run_at(RunAt::After(delay));
+        let mut conn = pool.acquire().await.expect("a connection");
+        let _ = enqueue(&mut conn, &[job]).await.expect("enqueued");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_look_asks_for_what_there_is_to_do_and_for_nothing_else() {
+        let migrate =
+            async |pool: &PgPool| Ok(Migrator::with_migrations(crate::migrations()).run(pool).await?);
+        let database = TestDatabase::create_from("queue", migrate).await;
+        let runtime = Runtime::start(RuntimeConfig {
+            name: "looker".into(),
+            connect: PgConnectOptions::from_str(database.url()).unwrap(),
+            notifier: Notifier::disabled(),
+            listen: false,
+            schedules: Vec::new(),
+        })
+        .unwrap();
+        let (pool, shared) = (database.pool(), runtime.shared());
+        assert_eq!(asked(shared).await, (false, false));
+        enqueue_after(pool, Duration::from_secs(3600)).await;
+        assert_eq!(asked(shared).await, (false, false));
+        // The runtime's own chores may be faster.
+        let timer = async {
+            loop {
+                enqueue_after(pool, Duration::from_millis(900)).await;
+                if asked(shared).await == (true, false) {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), timer).await.unwrap();
+        // Nobody is rescued before the database has taken beats for some seconds.
+        sqlx::query(
+            "insert into queue.leases (id, name, expires_at) values (gen_random_uuid(), 'gone', now())",
+        )
+        .execute(pool)
+        .await
+        .unwrap();
+        assert!(asked(shared).await.1);
+        runtime.shutdown(Duration::from_secs(1)).await;
+    }
 }

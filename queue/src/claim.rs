@@ -28,7 +28,7 @@ pub(crate) struct Row {
     /// What became of it: `claimed`; `removed` with its group, or parked; or its lane is `held by another` claimer, and
     /// there is no job.
     pub(crate) fate: String,
-    id: Uuid,
+    pub(crate) id: Uuid,
     pub(crate) tenant: String,
     pub(crate) lane: String,
     grp: Option<String>,

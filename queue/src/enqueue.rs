@@ -1,6 +1,6 @@
 //! How a job gets in: in the caller's transaction, one or ten thousand by one statement.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
@@ -120,6 +120,11 @@ impl NewJob {
         self.queue
     }
 
+    /// Whether it is due at once, with no key and no cause to be compared.
+    fn is_plain(&self) -> bool {
+        self.run_at == RunAt::Now && self.key.is_none() && self.cause.is_none()
+    }
+
     fn check(&self) -> Result<(), EnqueueError> {
         if self.payload.len() > PAYLOAD_BYTES_MAX {
             return Err(EnqueueError::PayloadTooLarge {
@@ -175,12 +180,90 @@ pub async fn enqueue(
         return Ok((Vec::new(), Wake::none()));
     }
     let ids: Vec<Uuid> = jobs.iter().map(|_| Uuid::now_v7()).collect();
+    let plain = jobs.iter().all(NewJob::is_plain)
+        && if let ([job], [id]) = (jobs, ids.as_slice()) {
+            enqueue_one(conn, job, *id).await?
+        } else {
+            enqueue_plain(conn, jobs, &ids).await?
+        };
+    let enqueued = if plain {
+        ids.iter().map(|id| Enqueued::Added(*id)).collect()
+    } else {
+        enqueue_any(conn, jobs, &ids).await?
+    };
+    let mut wake = Wake::none();
+    for (job, enqueued) in jobs.iter().zip(&enqueued) {
+        if matches!(enqueued, Enqueued::Added(_)) {
+            wake.add(job.queue);
+        }
+    }
+    Ok((enqueued, wake))
+}
+
+/// One usual job: it is added and it is ready, so that a bare insert does. False, and nothing done, if its group is held.
+async fn enqueue_one(conn: &mut PgConnection, job: &NewJob, id: Uuid) -> Result<bool, sqlx::Error> {
+    let inserted = sqlx::query(
+        "insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, max_attempts, payload, trace, rank)
+         select $1, $2, $3, $4, $5, $6, $7, g.epoch, $8, $9, $10, queue.rank_of(clock_timestamp(), $6)
+         from queue.group_of($7) g where not g.held",
+    )
+    .bind(shard_of(&job.tenant))
+    .bind(id)
+    .bind(job.queue)
+    .bind(&job.tenant)
+    .bind(&job.lane)
+    .bind(job.priority)
+    .bind(&job.group)
+    .bind(i32::from(job.max_attempts))
+    .bind(&job.payload)
+    .bind(job.trace.or_else(TraceContext::current).map(|trace| trace.to_string()))
+    .execute(conn)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Many usual jobs. False, and nothing done, if a group of theirs is held.
+async fn enqueue_plain(conn: &mut PgConnection, jobs: &[NewJob], ids: &[Uuid]) -> Result<bool, sqlx::Error> {
+    // Neighbours in the index are inserted one after the other; within a lane the order is the caller's.
+    let mut order: Vec<usize> = (0..jobs.len()).collect();
+    order.sort_by_key(|n| (&jobs[*n].tenant, &jobs[*n].lane));
+    let sorted = || order.iter().map(|n| &jobs[*n]);
+    let prefixes: BTreeSet<&str> =
+        jobs.iter().filter_map(|job| job.group.as_deref()).flat_map(prefixes).collect();
+    let current = TraceContext::current();
+    sqlx::query_scalar("select queue.enqueue_plain($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+        .bind(prefixes.into_iter().collect::<Vec<_>>())
+        .bind(order.iter().map(|n| ids[*n]).collect::<Vec<_>>())
+        .bind(sorted().map(|job| shard_of(&job.tenant)).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.queue).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.tenant.as_str()).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.lane.as_str()).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.priority).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.group.as_deref()).collect::<Vec<_>>())
+        .bind(sorted().map(|job| i32::from(job.max_attempts)).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.payload.as_str()).collect::<Vec<_>>())
+        .bind(sorted().map(|job| job.trace.or(current).map(|trace| trace.to_string())).collect::<Vec<_>>())
+        .fetch_one(conn)
+        .await
+}
+
+/// A group's path and the paths above it.
+fn prefixes(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(end, _)| &path[..end]).chain([path])
+}
+
+/// Jobs of which some are timers, or have keys or causes to be compared.
+async fn enqueue_any(
+    conn: &mut PgConnection,
+    jobs: &[NewJob],
+    ids: &[Uuid],
+) -> Result<Vec<Enqueued>, sqlx::Error> {
     let current = TraceContext::current();
     let column = |f: &dyn Fn(&NewJob) -> Option<String>| jobs.iter().map(f).collect::<Vec<_>>();
     let rows = sqlx::query(
         "select * from queue.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
     )
-    .bind(&ids)
+    .bind(ids)
     .bind(jobs.iter().map(|j| shard_of(&j.tenant)).collect::<Vec<_>>())
     .bind(jobs.iter().map(|j| j.queue).collect::<Vec<_>>())
     .bind(jobs.iter().map(|j| j.tenant.as_str()).collect::<Vec<_>>())
@@ -198,21 +281,16 @@ pub async fn enqueue(
     .fetch_all(&mut *conn)
     .await?;
     let mut outcomes = vec![Enqueued::Duplicate; jobs.len()];
-    let mut wake = Wake::none();
     for row in rows {
         let number: i64 = row.try_get("n")?;
         let index = usize::try_from(number - 1).unwrap_or_default();
-        let fate: &str = row.try_get("fate")?;
-        outcomes[index] = match fate {
+        outcomes[index] = match row.try_get("fate")? {
             "added" => Enqueued::Added(ids[index]),
             "cancelled" => Enqueued::Cancelled,
             _ => Enqueued::Duplicate,
         };
-        if outcomes[index] == Enqueued::Added(ids[index]) {
-            wake.add(jobs[index].queue);
-        }
     }
-    Ok((outcomes, wake))
+    Ok(outcomes)
 }
 
 fn delay_ms(run_at: RunAt) -> Option<i64> {

@@ -26,6 +26,7 @@ mod runtime;
 mod schedule;
 mod tick;
 mod trace;
+mod vacuum;
 mod wake;
 
 pub use backend::{Backend, JobLayer, JobService};

@@ -179,6 +179,7 @@ impl Rota {
         }
         let contended = rows.iter().any(|row| row.fate == "held by another");
         rows.retain(|row| row.fate == "claimed");
+        rows.sort_unstable_by_key(|row| (row.rank, row.id));
         self.fruitless = if rows.is_empty() { self.fruitless + 1 } else { 0 };
         let more = (!self.turns.is_empty() || !self.whole) && self.fruitless < FRUITLESS_MAX;
         Ok(Claims { rows, more, contended })

@@ -5,7 +5,7 @@ use std::{
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,8 +33,8 @@ use crate::{
 pub struct RuntimeConfig {
     /// The process's name in the list of leases; it need not be unique.
     pub name: String,
-    /// How to reach the database. The runtime opens five connections: for its beats, to listen, to claim, to
-    /// complete, and for its chores.
+    /// How to reach the database. The runtime opens at most six connections: for its beats, to listen, to claim,
+    /// to complete, for its chores, and to vacuum.
     pub connect: PgConnectOptions,
     /// The process's notifier, for the jobs that schedules enqueue.
     pub notifier: Notifier,
@@ -44,8 +44,8 @@ pub struct RuntimeConfig {
     pub schedules: Vec<Schedule>,
 }
 
-/// One connection to claim, one to complete, one for the chores.
-const POOL: u32 = 3;
+/// One connection to claim, one to complete, one for the chores, one to vacuum.
+const POOL: u32 = 4;
 /// How long a statement of the runtime may take before it is given up and its connection closed.
 pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
 /// How much of a shutdown is kept for recording outcomes.
@@ -76,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) untracked: Notify,
     pub(crate) outcomes: mpsc::Sender<(Recorded, Tracked)>,
     pub(crate) work: Notify,
+    /// How many runs ended since the dead rows were last looked at.
+    pub(crate) ended: AtomicU32,
     /// Set when a claim failed, which may have moved jobs all the same.
     pub(crate) unheard: AtomicBool,
     pub(crate) stopping: CancellationToken,
@@ -190,6 +192,7 @@ impl Drop for Tracked {
             tracked.remove(&self.job.id());
         }
         drop(tracked);
+        self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.shared.untracked.notify_one();
         if self.capped {
             self.shared.mark(self.job.queue());
@@ -233,6 +236,7 @@ impl Runtime {
             untracked: Notify::new(),
             outcomes,
             work: Notify::new(),
+            ended: AtomicU32::new(0),
             unheard: AtomicBool::new(false),
             stopping: CancellationToken::new(),
             stopped: CancellationToken::new(),
@@ -320,6 +324,11 @@ impl Runtime {
         };
         let _ = tokio::time::timeout(STATEMENT_DEADLINE, stopped).await;
         self.beat_stop.cancel();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     async fn drained(&self) {

@@ -8,7 +8,11 @@ use std::{
 };
 
 use rand::Rng;
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{
+    PgConnection, PgPool, Postgres,
+    pool::PoolConnection,
+    postgres::{PgListener, PgPoolOptions},
+};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -50,6 +54,24 @@ pub(crate) async fn sleep_unless(stop: &CancellationToken, duration: Duration) {
     let _ = tokio::time::timeout(duration, stop.cancelled()).await;
 }
 
+/// The connection of a loop that needs one all the time: a pool would try it out before and after each statement.
+#[derive(Default)]
+struct Kept(Option<PoolConnection<Postgres>>);
+
+impl Kept {
+    async fn connection(&mut self, pool: &PgPool) -> Result<&mut PgConnection, sqlx::Error> {
+        match &mut self.0 {
+            Some(connection) => Ok(connection),
+            empty => Ok(empty.insert(pool.acquire().await?)),
+        }
+    }
+
+    /// Closes the connection: after an error, or a statement that was not waited for, nobody knows what it is good for.
+    fn give_up(&mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
+}
+
 /// What the claimer knows of one queue.
 #[derive(Default)]
 struct Queue {
@@ -68,6 +90,7 @@ const CONTENDED: Duration = Duration::from_millis(10);
 /// Claims for all queues, never more than their free slots.
 pub(crate) async fn claim_all(shared: Arc<Shared>) {
     let mut queues: HashMap<&'static str, Queue> = HashMap::default();
+    let mut kept = Kept::default();
     while !shared.is_stopping() {
         let (wanted, next) = wanted(&shared, &queues);
         if wanted.is_empty() {
@@ -79,7 +102,7 @@ pub(crate) async fn claim_all(shared: Arc<Shared>) {
         }
         for name in wanted {
             let queue = queues.entry(name).or_default();
-            match claim_one(&shared, name, queue).await {
+            match claim_one(&shared, name, queue, &mut kept).await {
                 Ok(()) => queue.failures = 0,
                 Err(error) => {
                     queue.failures += 1;
@@ -113,7 +136,12 @@ fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> (Vec<&'stati
     (wanted, next)
 }
 
-async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) -> Result<(), Error> {
+async fn claim_one(
+    shared: &Arc<Shared>,
+    name: &'static str,
+    queue: &mut Queue,
+    kept: &mut Kept,
+) -> Result<(), Error> {
     let Some(Slots { free, sender, look, meters }) = shared.queues().get(name).cloned() else {
         return Ok(());
     };
@@ -129,12 +157,13 @@ async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) 
     let looks = look.swap(false, Ordering::AcqRel);
     let started = Instant::now();
     let claim = async {
-        let mut conn = shared.pool.acquire().await?;
-        queue.rota.claim(&mut conn, lease.id, name, limit, looks).await
+        let conn = kept.connection(&shared.pool).await?;
+        queue.rota.claim(conn, lease.id, name, limit, looks).await
     };
     let claims = match within(claim).await {
         Ok(claims) => claims,
         Err(error) => {
+            kept.give_up();
             look.store(true, Ordering::Release);
             let lapsed = matches!(&error, Error::Database(sqlx::Error::Database(e)) if e.code().as_deref() == Some("QL001"));
             if lapsed {
@@ -169,6 +198,7 @@ async fn claim_one(shared: &Arc<Shared>, name: &'static str, queue: &mut Queue) 
 /// attempt token is current.
 pub(crate) async fn complete_all(shared: Arc<Shared>, mut receiver: mpsc::Receiver<(Recorded, Tracked)>) {
     let mut batch: Vec<(Recorded, Tracked)> = Vec::new();
+    let mut kept = Kept::default();
     loop {
         let first = tokio::select! {
             biased;
@@ -188,7 +218,7 @@ pub(crate) async fn complete_all(shared: Arc<Shared>, mut receiver: mpsc::Receiv
         }
         batch.sort_by_key(|(recorded, _)| recorded.id);
         let outcomes: Vec<Recorded> = batch.iter().map(|(recorded, _)| recorded.clone()).collect();
-        let Some(accepted) = write(&shared, &outcomes).await else {
+        let Some(accepted) = write(&shared, &outcomes, &mut kept).await else {
             batch.clear();
             continue;
         };
@@ -199,13 +229,10 @@ pub(crate) async fn complete_all(shared: Arc<Shared>, mut receiver: mpsc::Receiv
 }
 
 /// Returns the tokens that were accepted; `None` when the runtime stopped first.
-async fn write(shared: &Shared, outcomes: &[Recorded]) -> Option<HashSet<(Uuid, i32)>> {
+async fn write(shared: &Shared, outcomes: &[Recorded], kept: &mut Kept) -> Option<HashSet<(Uuid, i32)>> {
     let mut failures = 0;
     loop {
-        let complete = async {
-            let mut conn = shared.pool.acquire().await?;
-            complete_many(&mut conn, outcomes).await
-        };
+        let complete = async { complete_many(kept.connection(&shared.pool).await?, outcomes).await };
         match within(complete).await {
             Ok(accepted) => {
                 for outcome in outcomes {
@@ -214,6 +241,7 @@ async fn write(shared: &Shared, outcomes: &[Recorded]) -> Option<HashSet<(Uuid, 
                 return Some(accepted);
             }
             Err(error) => {
+                kept.give_up();
                 tracing::warn!(%error, outcomes = outcomes.len(), "outcomes were not recorded; trying again");
                 failures += 1;
             }
