@@ -59,7 +59,9 @@ async function producer(queue, { url }) {
 
 async function worker(queue, { url, slots, goal }) {
   let ran = 0;
+  let firstUs = 0;
   const handle = async ({ n, ms, tell }) => {
+    if (ran === 0) firstUs = nowUs();
     ran += 1;
     if (tell) say(`${n} ${nowUs()}`);
     if (ms > 0) await sleep(ms);
@@ -69,7 +71,7 @@ async function worker(queue, { url, slots, goal }) {
   let begun = false;
   for await (const _ of createInterface({ input: process.stdin })) {
     if (begun) {
-      say(`${ran} 0`);
+      say(`${ran} ${firstUs}`);
     } else {
       begun = true;
       await worker.begin(handle);

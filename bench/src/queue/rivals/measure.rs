@@ -82,27 +82,38 @@ pub async fn drain(server: &Server, contender: &Contender, jobs: u32) -> anyhow:
     for _ in 0..contender.drain_processes {
         workers.push(Process::start(contender.worker(&url, DRAIN_SLOTS, "drain")?).await?);
     }
-    let began = Instant::now();
+    let (waited, mut began) = (Instant::now(), now_us());
     for worker in &mut workers {
         worker.begin().await?;
     }
     let mut ran = 0;
     while ran < jobs || !producer.idle().await? {
-        anyhow::ensure!(began.elapsed() < DRAIN, "{ran} of {jobs} jobs ran in {} s", DRAIN.as_secs());
+        anyhow::ensure!(waited.elapsed() < DRAIN, "{ran} of {jobs} jobs ran in {} s", DRAIN.as_secs());
         tokio::time::sleep(LOOK).await;
         if ran < jobs {
-            ran = 0;
-            for worker in &mut workers {
-                ran += worker.ran().await?;
-            }
+            let counted = count(&mut workers).await?;
+            ran = counted.0;
+            began = counted.1.unwrap_or(began);
         }
     }
-    let per_second = f64::from(jobs) / began.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of minutes")]
+    let per_second = f64::from(jobs) * 1e6 / (now_us() - began) as f64;
     for worker in workers {
         worker.stop().await;
     }
     producer.stop().await;
     Ok(per_second)
+}
+
+/// How many jobs the workers ran, and when the first of them started, as far as they say.
+async fn count(workers: &mut [Process]) -> anyhow::Result<(u32, Option<i64>)> {
+    let (mut ran, mut first) = (0, None);
+    for worker in workers {
+        let (count, at) = worker.ran().await?;
+        ran += count;
+        first = first.into_iter().chain((at > 0).then_some(at)).min();
+    }
+    Ok((ran, first))
 }
 
 /// The milliseconds from commit to start of single jobs, while nothing else is to be done.

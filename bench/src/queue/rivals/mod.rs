@@ -20,7 +20,7 @@ struct Entry {
     contender: &'static Contender,
     drains: Vec<f64>,
     pickups: Vec<f64>,
-    recovery: Option<Recovery>,
+    recoveries: Vec<Recovery>,
     /// Why it is no longer measured.
     failed: bool,
 }
@@ -49,15 +49,20 @@ impl Entry {
 pub async fn measure(server: &Server, report: &mut Report, jobs: u32, rounds: u32) -> anyhow::Result<bool> {
     let mut entries = Vec::new();
     for contender in &ALL {
-        let mut entry =
-            Entry { contender, drains: Vec::new(), pickups: Vec::new(), recovery: None, failed: false };
+        let mut entry = Entry {
+            contender,
+            drains: Vec::new(),
+            pickups: Vec::new(),
+            recoveries: Vec::new(),
+            failed: false,
+        };
         eprintln!("building {}", contender.name);
         entry.take("the build", contender.build().await, report)?;
         entries.push(entry);
     }
     drains(server, report, &mut entries, jobs, rounds).await?;
     pickups(server, report, &mut entries).await?;
-    recoveries(server, report, &mut entries).await?;
+    recoveries(server, report, &mut entries, rounds).await?;
     Ok(entries.iter().all(|entry| !entry.failed))
 }
 
@@ -99,15 +104,28 @@ async fn pickups(server: &Server, report: &mut Report, entries: &mut [Entry]) ->
     Ok(())
 }
 
-async fn recoveries(server: &Server, report: &mut Report, entries: &mut [Entry]) -> anyhow::Result<()> {
-    for entry in entries.iter_mut().filter(|entry| !entry.failed) {
-        let recovery = measure::recovery(server, entry.contender).await;
-        let Some(recovery) = entry.take("recovery", recovery, report)? else { continue };
-        entry.recovery = Some(recovery);
+async fn recoveries(
+    server: &Server,
+    report: &mut Report,
+    entries: &mut [Entry],
+    rounds: u32,
+) -> anyhow::Result<()> {
+    for _ in 0..rounds {
+        // Whoever did not recover in time would not the next time either.
+        let takes_part =
+            |entry: &&mut Entry| !entry.failed && entry.recoveries.iter().all(Recovery::is_complete);
+        for entry in entries.iter_mut().filter(takes_part) {
+            let recovery = measure::recovery(server, entry.contender).await;
+            let recovery = entry.take("recovery", recovery, report)?;
+            entry.recoveries.extend(recovery);
+        }
+    }
+    for entry in entries.iter().filter(|entry| !entry.recoveries.is_empty()) {
         let name = entry.contender.name;
-        report.add(&format!("{name}_recovery_first_s"), recovery.first_s, Goal::None);
-        report.add(&format!("{name}_recovery_s"), seconds(&recovery), Goal::None);
-        if !recovery.is_complete() {
+        let firsts = entry.recoveries.iter().map(|recovery| recovery.first_s).collect();
+        report.add(&format!("{name}_recovery_first_s"), median(firsts), Goal::None);
+        report.add(&format!("{name}_recovery_s"), recovery_s(entry), Goal::None);
+        if let Some(recovery) = entry.recoveries.iter().find(|recovery| !recovery.is_complete()) {
             let documented =
                 entry.contender.recovery_documented.map_or(String::new(), |text| format!("; {text}"));
             report.note(format!(
@@ -117,13 +135,19 @@ async fn recoveries(server: &Server, report: &mut Report, entries: &mut [Entry])
             ));
         }
     }
-    first(report, "first_on_recovery", entries, |entry| entry.recovery.as_ref().map(seconds));
+    first(report, "first_on_recovery", entries, |entry| {
+        (!entry.recoveries.is_empty()).then(|| recovery_s(entry))
+    });
     Ok(())
 }
 
-/// Until all jobs had started again; where some had not, as long as we waited.
-fn seconds(recovery: &Recovery) -> f64 {
-    if recovery.is_complete() { recovery.last_s } else { RECOVERY.as_secs_f64() }
+/// Until all jobs had started again, the median of the rounds; where some never had, as long as we waited.
+fn recovery_s(entry: &Entry) -> f64 {
+    if entry.recoveries.iter().all(Recovery::is_complete) {
+        median(entry.recoveries.iter().map(|recovery| recovery.last_s).collect())
+    } else {
+        RECOVERY.as_secs_f64()
+    }
 }
 
 /// Adds whether ours has the least of a figure.

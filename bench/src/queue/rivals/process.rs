@@ -77,10 +77,11 @@ impl Process {
         Ok((n.parse()?, at.parse()?))
     }
 
-    /// How many jobs a worker ran. Not for one whose jobs tell their starts.
-    pub async fn ran(&mut self) -> anyhow::Result<u32> {
+    /// How many jobs a worker ran, and when it started the first in microseconds since 1970; 0 if it does not say. Not for
+    /// one whose jobs tell their starts.
+    pub async fn ran(&mut self) -> anyhow::Result<(u32, i64)> {
         self.say("").await?;
-        Ok(self.next_start(ANSWER).await?.0)
+        self.next_start(ANSWER).await
     }
 
     /// Lets a producer enqueue a backlog.
