@@ -13,7 +13,7 @@ pub struct BaseConfig {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
 
-    /// The most connections a role opens for its work. Beside them an api has one of its own, a worker or dispatcher six.
+    /// The most connections a role opens for its work. Beside them an api has one of its own, a worker or dispatcher seven.
     #[arg(long, env = "IRIS_DATABASE_CONNECTIONS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=500))]
     pub database_connections: u32,
 
