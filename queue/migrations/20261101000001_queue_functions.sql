@@ -165,6 +165,9 @@ set enable_material = off set jit = off set plan_cache_mode = force_generic_plan
 #variable_conflict use_column
 declare
     v_began timestamptz := clock_timestamp();
+    -- Where to begin with a tenant whose last lane is not known. Were it drawn for each of them, next_lanes could not be a
+    -- part of this plan and would be planned anew for each tenant.
+    v_anywhere text := md5(random()::text);
     v_tenants text[];
     v_open integer;
     v_look integer;
@@ -185,7 +188,7 @@ begin
         from unnest(v_tenants) with ordinality as t(tenant, n)
         left join lateral (select w.weight from queue.tenants w where w.tenant = t.tenant limit 1) w on true
         left join unnest(p_tenants, p_lanes) as c(tenant, lane) on c.tenant = t.tenant
-        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, md5(random()::text)), v_open, v_look) x
+        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, v_anywhere), v_open, v_look) x
         window of_tenant as (partition by t.n)
     )
     select tenant, weight, lane, guarded, open, cardinality(v_tenants) < p_window and bool_and(whole) over (),

@@ -48,14 +48,7 @@ impl Vacuum {
         let before = dead_rows(shared).await?;
         for (table, vacuum) in TABLES {
             if before.iter().any(|(name, _)| name == table) {
-                let mut conn = shared.pool.acquire().await?;
-                let vacuum = tokio::time::timeout(DEADLINE, sqlx::raw_sql(vacuum).execute(&mut *conn));
-                if let Ok(done) = vacuum.await {
-                    done?;
-                } else {
-                    drop(conn.detach());
-                    return Err(Error::Deadline(DEADLINE));
-                }
+                run(shared, vacuum).await?;
             }
         }
         if !before.is_empty() {
@@ -65,6 +58,25 @@ impl Vacuum {
             self.not_before = Instant::now() + self.pause;
         }
         Ok(LOOK)
+    }
+}
+
+/// Runs a vacuum, without a word when another process has the table in hand.
+async fn run(shared: &Shared, vacuum: &'static str) -> Result<(), Error> {
+    let mut conn = shared.pool.acquire().await?;
+    let statements = async {
+        sqlx::query("set client_min_messages = error").execute(&mut *conn).await?;
+        sqlx::raw_sql(vacuum).execute(&mut *conn).await?;
+        sqlx::query("reset client_min_messages").execute(&mut *conn).await
+    };
+    let done = tokio::time::timeout(DEADLINE, statements).await;
+    match done {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => {
+            drop(conn.detach());
+            Err(Error::Deadline(DEADLINE))
+        }
     }
 }
 
