@@ -23,8 +23,11 @@ const FRUITLESS_MAX: u32 = 20;
 /// holds an old snapshot, so that what was claimed cannot be removed from the index.
 const SLOW: Duration = Duration::from_millis(40);
 const SLOW_EACH: Duration = Duration::from_micros(300);
-/// How long the known lanes are claimed from where they stand then, before everything is looked at again.
-const SLOW_PAUSE: Duration = Duration::from_secs(1);
+/// How long the known lanes are claimed from where they stand then, before everything is looked at again: so many times as
+/// long as the look took, within these bounds. (The claim after a look walks over the same dead rows once more.)
+const SLOW_TIMES: f64 = 8.0;
+const SLOW_PAUSE_MIN: f64 = 1.0;
+const SLOW_PAUSE_MAX: f64 = 5.0;
 /// How far behind the last claimed job a lane is claimed from where it stands: what committed later than its neighbours
 /// by more than this waits for the next look.
 const SLOW_LAG: Duration = Duration::from_millis(200);
@@ -226,7 +229,8 @@ impl Rota {
         }
         let walked = u32::try_from(seen.len() + self.turns.len()).unwrap_or(u32::MAX);
         let slow = took > self.slow.max(self.slow_each.saturating_mul(walked)).as_secs_f64();
-        self.next_look = slow.then(|| Instant::now() + SLOW_PAUSE);
+        let pause = Duration::from_secs_f64((took * SLOW_TIMES).clamp(SLOW_PAUSE_MIN, SLOW_PAUSE_MAX));
+        self.next_look = slow.then(|| Instant::now() + pause);
         // The next look goes past what is closed: past the lanes of a tenant that has no open one among them, and past the
         // tenants when none has.
         let none_open = self.turns.iter().all(|turn| turn.lanes.is_empty());
@@ -258,6 +262,10 @@ impl Rota {
     /// stand.
     fn share(&mut self, limit: usize, resting: bool) -> Shares {
         let mut shares = Shares::default();
+        // A claim that failed was never settled: its shares mean nothing here.
+        for lane in self.turns.iter_mut().flat_map(|turn| &mut turn.lanes) {
+            lane.share = None;
+        }
         // A guarded lane is judged once in a claim, so that only one tenant may have it.
         let mut guarded: HashMap<String, usize> = HashMap::new();
         let mut free = limit;
