@@ -35,6 +35,8 @@ const PICKUP: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(15);
 /// How long a worker has until all is quiet: connected, leaders elected, leases renewed.
 const QUIET: Duration = Duration::from_secs(12);
+/// How much later each round kills: heartbeats are regular, and where between two of them the kill falls counts.
+const BEAT_PART: Duration = Duration::from_millis(500);
 /// The killed process's jobs. They outlast the kill and the search for it.
 const RUNNING: u32 = 100;
 const RUNNING_MS: u32 = 120_000;
@@ -142,7 +144,7 @@ pub async fn pickups(server: &Server, contender: &Contender) -> anyhow::Result<V
 }
 
 /// Kills a process amid its jobs while another one has nothing to do.
-pub async fn recovery(server: &Server, contender: &Contender) -> anyhow::Result<Recovery> {
+pub async fn recovery(server: &Server, contender: &Contender, round: u32) -> anyhow::Result<Recovery> {
     let url = fresh(server, contender).await?;
     let mut producer = Process::start(contender.command("producer", &url)?).await?;
     let slots = usize::try_from(RUNNING)?;
@@ -154,7 +156,7 @@ pub async fn recovery(server: &Server, contender: &Contender) -> anyhow::Result<
     }
     let mut heir = Process::start(contender.worker(&url, slots, "recovery")?).await?;
     heir.begin().await?;
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(QUIET + BEAT_PART * round).await;
     let (killed_at, waited) = (now_us(), Instant::now());
     victim.kill().await?;
     let mut starts = BTreeMap::new();

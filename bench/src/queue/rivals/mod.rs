@@ -110,12 +110,12 @@ async fn recoveries(
     entries: &mut [Entry],
     rounds: u32,
 ) -> anyhow::Result<()> {
-    for _ in 0..rounds {
+    for round in 0..rounds {
         // Whoever did not recover in time would not the next time either.
         let takes_part =
             |entry: &&mut Entry| !entry.failed && entry.recoveries.iter().all(Recovery::is_complete);
         for entry in entries.iter_mut().filter(takes_part) {
-            let recovery = measure::recovery(server, entry.contender).await;
+            let recovery = measure::recovery(server, entry.contender, round).await;
             let recovery = entry.take("recovery", recovery, report)?;
             entry.recoveries.extend(recovery);
         }
