@@ -1,5 +1,8 @@
 //! The queue on a real PostgreSQL.
 
+mod bad_input;
+mod freeze;
+mod kills;
 mod metrics;
 mod model;
 mod moves;

@@ -107,7 +107,7 @@ impl Model {
                 }
                 Some(_) => ensure!(*fate == Enqueued::Duplicate, "{fate:?} instead of duplicate: {job:?}"),
                 None if cancelled => {
-                    ensure!(*fate == Enqueued::Cancelled, "{fate:?} of a cancelled cause: {job:?}")
+                    ensure!(*fate == Enqueued::Cancelled, "{fate:?} of a cancelled cause: {job:?}");
                 }
                 None => ensure!(matches!(fate, Enqueued::Added(_)), "{fate:?} instead of added: {job:?}"),
             }
