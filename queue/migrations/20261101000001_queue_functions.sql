@@ -210,6 +210,7 @@ set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_budgets integer[] := p_budgets;
+    v_locked text[];
     v_guarded text[];
     v_held text[];
 begin
@@ -222,16 +223,18 @@ begin
         or l.per_second is not null or l.paused or l.closed_until > now()))
     then
         -- A cap is judged under the lane's row lock; a lane that another claimer holds is left to it for this time. The
-        -- running jobs are counted in the next statement, whose snapshot is taken after the locks.
-        perform 1 from queue.lanes l
-        where l.queue = p_queue and l.lane = any (p_lanes) and (l.cap is not null or l.per_second is not null)
-        order by l.lane for update skip locked;
+        -- running jobs are counted in the next statement, whose snapshot is taken after the locks: a lock that were taken
+        -- there could be one that has just been given up by whoever claimed what the snapshot does not show.
+        select coalesce(array_agg(k.lane), '{}') into v_locked from (
+            select l.lane from queue.lanes l
+            where l.queue = p_queue and l.lane = any (p_lanes) and (l.cap is not null or l.per_second is not null)
+            order by l.lane for update skip locked) k;
         with judged as (
-            select v.n, v.lane, l.lane is not null as guarded, o.lane is null and l.lane is not null as held,
+            select v.n, v.lane, l.lane is not null as guarded, l.lane <> all (v_locked) as held,
                 case
                     when a.paused or s.paused or s.closed_until > now() then 0
                     when l.lane is null then v.budget
-                    when o.lane is null or row_number() over (partition by v.lane order by v.n) > 1 then 0
+                    when l.lane <> all (v_locked) or row_number() over (partition by v.lane order by v.n) > 1 then 0
                     else greatest(0, least(v.budget,
                         l.cap - (select count(*) from queue.running r where r.queue = p_queue and r.lane = v.lane and r.capped)::integer,
                         case when l.per_second is null then v.budget when l.next_at > now() then 0
@@ -244,8 +247,6 @@ begin
             left join lateral (
                 select l.* from queue.lanes l
                 where l.queue = p_queue and l.lane = v.lane and (l.cap is not null or l.per_second is not null) limit 1) l on true
-            left join lateral (
-                select o.lane from queue.lanes o where o.queue = p_queue and o.lane = l.lane limit 1 for update skip locked) o on true
         )
         select array_agg(j.budget order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held)
         into v_budgets, v_guarded, v_held from judged j;

@@ -1,6 +1,8 @@
 //! The queue on a real PostgreSQL.
 
 mod bad_input;
+mod cancels;
+mod contention;
 mod freeze;
 mod kills;
 mod metrics;
