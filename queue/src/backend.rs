@@ -201,7 +201,7 @@ fn format_chain(error: &(dyn std::error::Error + 'static)) -> String {
     chain.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("something that is not text")

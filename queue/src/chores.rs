@@ -18,7 +18,7 @@ use crate::{
     gauges::{Gauges, depths},
     runtime::{STATEMENT_DEADLINE, Shared},
     schedule::Tick,
-    tick::{pause, sleep_unless, within},
+    tick::{pause, sleep_unless, unpanicked, within},
     vacuum::Vacuum,
 };
 
@@ -49,7 +49,7 @@ macro_rules! chore {
         $tasks.spawn(async move {
             let mut failures = 0;
             while !$shared.is_stopping() {
-                let done: Result<Duration, Error> = async { $work }.await;
+                let done: Result<Duration, Error> = unpanicked(async { $work }).await;
                 let pause = pause_after($what, done, &mut failures);
                 tokio::select! {
                     () = sleep_unless(&$shared.stopping, pause) => {}

@@ -52,6 +52,9 @@ pub enum Error {
     /// A statement took longer than its deadline.
     #[error("the database did not answer within {0:?}")]
     Deadline(std::time::Duration),
+    /// The queue's own code panicked, which is a defect; what it was at is done again.
+    #[error("panicked: {0}")]
+    Panicked(String),
     /// A cron expression that does not parse.
     #[error("the schedule {name} has a bad expression {expression:?}: {reason}")]
     BadSchedule {

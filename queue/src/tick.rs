@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use rand::Rng;
 use sqlx::{
     PgConnection, PgPool, Postgres,
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     Error,
+    backend::panic_text,
     chores::cancel,
     claim::Raw,
     complete::{Recorded, complete_many},
@@ -48,6 +50,16 @@ pub(crate) async fn within<T>(statement: impl Future<Output = Result<T, sqlx::Er
         Ok(result) => Ok(result?),
         Err(_) => Err(Error::Deadline(STATEMENT_DEADLINE)),
     }
+}
+
+/// Does some work of the queue's own, and makes an error of a panic: a loop that ended with one would leave a process that
+/// keeps its lease and does nothing.
+pub(crate) fn unpanicked<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> impl Future<Output = Result<T, Error>> {
+    let caught = std::panic::AssertUnwindSafe(Box::pin(work)).catch_unwind();
+    caught
+        .map(|done| done.unwrap_or_else(|panic| Err(Error::Panicked(panic_text(panic.as_ref()).to_owned()))))
 }
 
 pub(crate) async fn sleep_unless(stop: &CancellationToken, duration: Duration) {
@@ -102,9 +114,15 @@ pub(crate) async fn claim_all(shared: Arc<Shared>) {
         }
         for name in wanted {
             let queue = queues.entry(name).or_default();
-            match claim_one(&shared, name, queue, &mut kept).await {
+            match unpanicked(claim_one(&shared, name, queue, &mut kept)).await {
                 Ok(()) => queue.failures = 0,
                 Err(error) => {
+                    if matches!(error, Error::Panicked(_)) {
+                        // Whatever it was at is half done; a new look knows.
+                        kept.give_up();
+                        *queue = Queue { more: true, failures: queue.failures, ..Queue::default() };
+                        shared.unheard.store(true, Ordering::Release);
+                    }
                     queue.failures += 1;
                     queue.not_before = Some(Instant::now() + pause(queue.failures));
                     if !matches!(error, Error::LeaseLapsed) {
@@ -233,7 +251,7 @@ async fn write(shared: &Shared, outcomes: &[Recorded], kept: &mut Kept) -> Optio
     let mut failures = 0;
     loop {
         let complete = async { complete_many(kept.connection(&shared.pool).await?, outcomes).await };
-        match within(complete).await {
+        match unpanicked(within(complete)).await {
             Ok(accepted) => {
                 for outcome in outcomes {
                     outcome.count_completed(accepted.contains(&outcome.token()));
@@ -267,7 +285,7 @@ pub(crate) async fn listen(shared: Arc<Shared>) {
     let mut failures = 0;
     while !shared.is_stopping() {
         let listened = tokio::select! {
-            listened = listen_once(&shared, &pool) => listened,
+            listened = unpanicked(listen_once(&shared, &pool)) => listened,
             () = shared.stopping.cancelled() => return,
         };
         if let Err(error) = listened {

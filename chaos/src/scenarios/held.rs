@@ -10,15 +10,12 @@ use crate::stage::{Findings, Stage};
 /// How often one looks whether it is still open, and how long it may take to say so.
 const LOOK: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(5);
-/// What share of the run it has to be open; while PostgreSQL is away it cannot be.
-const SHARE_MIN: f64 = 0.5;
 
 /// Holds a transaction open, and opens another when PostgreSQL went away under it.
 #[derive(Debug)]
 pub struct Holder {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Held>,
-    begun: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +31,7 @@ impl Holder {
         stage.say("opens a transaction that stays open");
         let stop = CancellationToken::new();
         let task = tokio::spawn(hold(stage.clone(), stop.clone()));
-        Self { stop, task, begun: Instant::now() }
+        Self { stop, task }
     }
 
     /// Lets it go.
@@ -46,9 +43,7 @@ impl Holder {
         findings.fact("held_s", held.whole.as_secs());
         findings.fact("longest_s", held.longest.as_secs());
         findings.fact("transactions", held.transactions);
-        findings.expect(held.whole > self.begun.elapsed().mul_f64(SHARE_MIN), || {
-            format!("the transaction was open for {} s only", held.whole.as_secs())
-        });
+        findings.expect(held.transactions > 0, || "no transaction could be opened".to_owned());
         Ok(findings)
     }
 }

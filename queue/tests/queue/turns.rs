@@ -308,3 +308,19 @@ async fn when_looking_is_slow_lanes_go_on_from_where_they_stand_and_nobody_waits
     rest.sort_unstable();
     assert_eq!(rest, [10, 11]);
 }
+
+#[tokio::test]
+async fn a_claim_that_failed_spoils_none_after_it() {
+    let database = database().await;
+    let pool = database.pool();
+    let jobs: Vec<NewJob> = (0..40).map(|n| number(n).lane(format!("lane-{}", n % 4))).collect();
+    enqueue(pool, &jobs).await;
+    let lease = lease(pool).await;
+    // While every look counts as slow, the lanes are known over several claims, with what each was asked for.
+    let mut rota = Rota::slow_after(Duration::ZERO, Duration::ZERO);
+    assert_eq!(claim_next(pool, lease, &mut rota, 4).await.len(), 4);
+    let mut conn = pool.acquire().await.unwrap();
+    let lapsed = rota.claim(&mut conn, uuid::Uuid::now_v7(), "numbers", 8, true).await;
+    assert!(lapsed.is_err(), "nobody claims without a lease");
+    assert_eq!(claim_next(pool, lease, &mut rota, 8).await.len(), 8);
+}

@@ -31,7 +31,7 @@ impl File {
 }
 
 /// Directories that hold nothing of ours.
-const SKIPPED: [&str; 3] = [".git", ".iris", "target"];
+const SKIPPED: [&str; 4] = [".git", ".iris", "node_modules", "target"];
 /// What is read; everything else is data.
 const EXTENSIONS: [&str; 5] = ["rs", "sql", "toml", "md", "sh"];
 
