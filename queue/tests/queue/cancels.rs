@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,14 +32,24 @@ impl JobKind for Endless {
     const MAX_ATTEMPTS: u16 = u16::MAX;
 }
 
-/// What the tasks share: whether the cancel of each group has committed, and whether the movers may stop.
+/// What the tasks share: whether the cancel of each group has committed, how often jobs were moved, and whether the movers
+/// may stop.
 #[derive(Default)]
 struct Stage {
     cancelled: [AtomicBool; CROWD],
+    moves: AtomicUsize,
     over: AtomicBool,
 }
 
 impl Stage {
+    /// Waits until jobs were moved so many times more.
+    async fn passed(&self, moves: usize) {
+        let until = self.moves.load(Ordering::SeqCst) + moves;
+        while self.moves.load(Ordering::SeqCst) < until {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     fn cancelled(&self) -> Vec<String> {
         let groups = self.cancelled.iter().enumerate();
         groups.filter(|(_, flag)| flag.load(Ordering::SeqCst)).map(|(n, _)| format!("gone/{n}")).collect()
@@ -75,13 +85,13 @@ async fn move_jobs(pool: &PgPool, stage: &Stage) {
     let mut held = lease(pool).await;
     while !stage.over.load(Ordering::SeqCst) {
         let before = stage.cancelled();
-        let claimed = claim(&mut conn, held, 10).await;
+        let claimed = claim(&mut conn, held, 20).await;
         let survivors: Vec<&String> = claimed.iter().filter(|group| before.contains(group)).collect();
         assert!(survivors.is_empty(), "claimed after their cancel: {survivors:?}");
         if rand::rng().random_bool(0.3) {
             follow(&mut conn, held).await;
         }
-        let outcomes = [Some("retry"), Some("retry"), Some("snooze"), Some("handback"), None];
+        let outcomes = [Some("retry"), Some("snooze"), Some("handback"), Some("handback"), None];
         let outcome = outcomes[rand::rng().random_range(0..outcomes.len())];
         if let Some(outcome) = outcome {
             finish(&mut conn, held, outcome).await;
@@ -89,6 +99,7 @@ async fn move_jobs(pool: &PgPool, stage: &Stage) {
             lapse(&mut conn, held).await;
             held = lease(pool).await;
         }
+        stage.moves.fetch_add(1, Ordering::SeqCst);
     }
     lapse(&mut conn, held).await;
 }
@@ -113,12 +124,11 @@ async fn tend(pool: &PgPool) {
 
 /// Cancels one group: at once, or in a transaction that stays open for a while.
 async fn cancel(pool: &PgPool, stage: &Stage, n: usize) {
-    let pause = rand::rng().random_range(0..600);
-    tokio::time::sleep(Duration::from_millis(pause)).await;
+    stage.passed(MOVERS * (n / 2 + 1)).await;
     let mut tx = pool.begin().await.expect("a transaction");
     let _ = groups::cancel(&mut tx, &format!("gone/{n}")).await.expect("cancelled");
     if n.is_multiple_of(2) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        stage.passed(8 * MOVERS).await;
     }
     tx.commit().await.expect("committed");
     stage.cancelled[n].store(true, Ordering::SeqCst);
@@ -183,6 +193,7 @@ async fn nothing_survives_a_cancel_whatever_moves_it_meanwhile_and_nothing_else_
         cancellers.spawn(async move { cancel(&pool, &stage, n).await });
     }
     soon(cancellers.join_all()).await;
+    soon(stage.passed(3 * MOVERS)).await;
     stage.over.store(true, Ordering::SeqCst);
     soon(movers.join_all()).await;
 

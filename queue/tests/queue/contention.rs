@@ -138,7 +138,7 @@ async fn sixteen_claimers_run_each_job_once_within_caps_and_rates() {
         let (name, jobs_of, cap, per_second) = match n % 3 {
             0 => (format!("free-{n}"), 100, None, None),
             1 => (format!("capped-{n}"), 60, Some(n % 4 + 1), None),
-            _ => (format!("rated-{n}"), 40, None, Some(20.0)),
+            _ => (format!("rated-{n}"), 40, None, Some(10.0)),
         };
         let limits = lanes::Limits { cap: cap.map(|cap| i32::try_from(cap).unwrap()), per_second };
         if n % 3 > 0 {
@@ -180,8 +180,9 @@ async fn sixteen_bulk_enqueuers_over_the_same_keys_add_each_once_and_never_deadl
     let database = database().await;
     let pool = crowd(&database).await;
     let mut tasks = JoinSet::new();
+    let together = Arc::new(tokio::sync::Barrier::new(CROWD));
     for n in 0..CROWD {
-        let pool = pool.clone();
+        let (pool, together) = (pool.clone(), together.clone());
         tasks.spawn(async move {
             let first = n * 40;
             let mut jobs: Vec<NewJob> =
@@ -190,6 +191,9 @@ async fn sixteen_bulk_enqueuers_over_the_same_keys_add_each_once_and_never_deadl
             // Some give up first: their keys are free for those who wait.
             for commits in [n % 4 > 0, true] {
                 let mut tx = pool.begin().await.expect("a transaction");
+                if n % 4 > 0 || !commits {
+                    together.wait().await;
+                }
                 let (outcomes, _) = queue::enqueue(&mut tx, &jobs).await.expect("enqueued");
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 if commits {

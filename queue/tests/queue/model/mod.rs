@@ -19,7 +19,7 @@ use self::{ops::Op, world::World};
 use crate::support::database;
 
 /// How many sequences a run tries, unless `PROPTEST_CASES` says otherwise.
-const CASES: u32 = 150;
+const CASES: u32 = 100;
 
 async fn play(pool: &PgPool, ops: Vec<Op>) -> Result<()> {
     let mut world = World::new(pool).await?;
