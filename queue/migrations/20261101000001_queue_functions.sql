@@ -563,9 +563,10 @@ $$;
 -- second crash within four, then within sixteen: those that merely died together shall not all run, and die, together
 -- again.
 --
--- The third crash is death when the job was in more than half of the process deaths of the last ten minutes. When
--- processes die without it as well, by a failing machine or whoever kills them, a crash says little against the job,
--- and it takes `p_crashes_max` of them. Jobs whose lease row is gone altogether (a restored backup) are found when
+-- The third crash is death when every process that died in the last ten minutes died with the job in it, the fifth when
+-- more than half of them did; but not while another job of the same process is as suspect, for one of the two is a
+-- bystander, and they hardly meet again. When processes die without it as well, by a failing machine or whoever kills
+-- them, a crash says little against the job, and it takes `p_crashes_max` of them. Jobs whose lease row is gone altogether (a restored backup) are found when
 -- `p_orphans` is set; no crash is counted for them. Returns how many jobs of each queue were given back, and how many died.
 create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean)
 returns table (queue text, rescued bigint, died bigint)
@@ -605,7 +606,9 @@ begin
         select t.*,
             case when g.epoch > t.epoch then 'finish'
                  when t.crashed >= p_crashes_max then 'die'
-                 when t.crashed >= p_crashes and t.crashed > t.crashes and v_deaths < 2 * t.crashed then 'die'
+                 when t.crashed >= p_crashes and t.crashed > t.crashes
+                    and count(*) filter (where t.crashed >= p_crashes) over (partition by t.lease) = 1
+                    and v_deaths < case when t.crashed < p_crashes + 2 then t.crashed + 1 else 2 * t.crashed end then 'die'
                  else 'defer' end as fate
         from taken t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (

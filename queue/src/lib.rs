@@ -51,8 +51,9 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const GROUP_BYTES_MAX: usize = 200;
 /// How many names a group's path may have; the SQL function `queue.prefixes` knows the same number.
 pub const GROUP_NAMES_MAX: usize = 4;
-/// A job whose process died this many times while running it is dead with the reason `crashed`, if it was in more than
-/// half of the process deaths of the last ten minutes.
+/// A job whose process died this many times while running it is dead with the reason `crashed`, if no process died without
+/// it in the last ten minutes and no other job of the process is as suspect; after two more, if it was in more than half
+/// of the process deaths.
 pub const CRASHES: i32 = 3;
 /// The same when processes die without it as well.
 pub const CRASHES_MAX: i32 = 10;

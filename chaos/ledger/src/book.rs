@@ -32,6 +32,8 @@ struct Running {
 struct Waiting {
     since: Instant,
     scenario: usize,
+    /// The process that was struck; none when all were.
+    process: Option<u32>,
 }
 
 /// The processes of one name.
@@ -181,8 +183,14 @@ impl Book {
     }
 
     fn end_run(&mut self, job: JobId, run: i32, now: Instant) {
-        if self.running.get(&job).is_some_and(|running| running.run == run) {
+        if let Some(running) = self.running.get(&job).copied()
+            && running.run == run
+        {
             self.running.remove(&job);
+            // What the struck process itself says later was on its way when it was struck: nothing had to recover.
+            if self.waiting.get(&job).is_some_and(|waiting| waiting.process == Some(running.process)) {
+                self.waiting.remove(&job);
+            }
             self.recover(job, now);
         }
     }
@@ -224,7 +232,7 @@ impl Book {
     /// Strikes what runs, and lets it wait for its recovery if the fault's clock is known.
     fn strike_running(&mut self, fault: u32) {
         let Some(fault) = self.open.get(&fault) else { return };
-        let (scenario, clock) = (fault.scenario, fault.clock);
+        let (scenario, clock, process) = (fault.scenario, fault.clock, fault.process);
         let struck: Vec<(JobId, i32)> = self
             .running
             .iter()
@@ -236,7 +244,7 @@ impl Book {
             if let Some(since) = clock
                 && !self.jobs.get(&job).is_some_and(|job| job.culprit)
             {
-                self.waiting.insert(job, Waiting { since, scenario });
+                self.waiting.insert(job, Waiting { since, scenario, process });
             }
         }
     }

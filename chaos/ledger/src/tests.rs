@@ -98,10 +98,15 @@ fn recovery_is_from_the_faults_clock_to_the_next_sign_of_life() {
     telling.say(0, &["fault 1 begin kills 1"]).after_ms(100).say(0, &["fault 1 clock 100"]);
     telling.after_ms(6_900).say(2, &["start #1 2 0 1"]).after_ms(1_000).say(2, &["start #2 2 0 1"]);
     telling.after_ms(60_000).say(2, &["ack #3 1", "start #4 2 0 1"]);
+    telling.say(1, &["start #5 1 0 0"]).say(0, &["fault 2 begin kills 1"]).say(0, &["fault 2 clock 0"]);
+    telling.after_ms(12_000).say(1, &["ack #5 1"]);
     let verdict = telling.verdict();
     let scenario = &verdict["scenarios"][0];
     assert_eq!((&scenario["recovery_ms_p50"], &scenario["recovery_ms_p99"]), (&7_000.into(), &8_000.into()));
-    assert_eq!(scenario["recovered"], 2, "another process's job and the culprit do not count");
+    assert_eq!(
+        scenario["recovered"], 2,
+        "another process's job, the culprit and what was already on its way do not count"
+    );
     assert_eq!(verdict["recovery_ms_p99"], 8_000);
 }
 

@@ -17,6 +17,8 @@ const FROZEN: Duration = Duration::from_secs(12);
 const LAST_LINES: Duration = Duration::from_millis(200);
 /// How long workers have to be killed for a job to be given all the crashes that it may have.
 const LONG: Duration = Duration::from_secs(300);
+/// How long a look at the tables may take.
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two freezes, and between the deaths of two twins.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How many twins die.
@@ -47,6 +49,7 @@ pub async fn run_kills(stage: &Stage, kills: u32, pause: Duration) -> anyhow::Re
 
 /// Freezes workers, one at a time, until others have taken their jobs, and lets them go on.
 pub async fn run_freezes(stage: &Stage, freezes: u32) -> anyhow::Result<Findings> {
+    let mut left = 0;
     for n in 1..=freezes {
         stage.say(&format!("freezes a worker for {} s ({n} of {freezes})", FROZEN.as_secs()));
         let frozen_at = Instant::now();
@@ -55,13 +58,26 @@ pub async fn run_freezes(stage: &Stage, freezes: u32) -> anyhow::Result<Findings
         tokio::time::sleep(LAST_LINES).await;
         fault.clock(frozen_at.elapsed()).await?;
         tokio::time::sleep(FROZEN.saturating_sub(frozen_at.elapsed())).await;
+        left += still_its_own(stage).await?;
         stage.fleet.thaw(process)?;
         fault.end_after(LAST_LINES).await?;
         tokio::time::sleep(PAUSE).await;
     }
     let mut findings = Findings::default();
     findings.fact("frozen_s", FROZEN.as_secs());
+    findings.expect(left == 0, || {
+        format!("{left} jobs of frozen workers were not rescued while they were frozen")
+    });
     Ok(findings)
+}
+
+/// How many jobs run under a lease that is over.
+async fn still_its_own(stage: &Stage) -> anyhow::Result<i64> {
+    let query = sqlx::query_scalar(
+        "select count(*) from queue.running r
+         where not exists (select from queue.leases l where l.id = r.lease and l.expires_at > clock_timestamp())",
+    );
+    Ok(tokio::time::timeout(LOOK_DEADLINE, query.fetch_one(&stage.database.pool)).await??)
 }
 
 /// Kills one of two workers with the same name: only its jobs are rescued.
