@@ -1,13 +1,10 @@
 //! A process that enqueues at a steady rate, in transactions of some dozen jobs.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use queue::{Enqueued, NewJob, Notifier, Wake};
-use sqlx::{
-    PgPool, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{PgPool, Postgres, Transaction, postgres::PgPoolOptions};
 use tokio::{
     io::AsyncReadExt,
     task::JoinSet,
@@ -16,23 +13,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{jobs, scribe::Scribe};
+use crate::{
+    jobs,
+    scribe::{Identity, Scribe},
+};
 
 /// How a generator is started.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The database.
-    #[arg(long)]
-    url: String,
-    /// What it calls itself.
-    #[arg(long)]
-    name: String,
-    /// Which start of a process it is.
-    #[arg(long)]
-    process: u32,
-    /// The ledger's socket.
-    #[arg(long)]
-    ledger: PathBuf,
+    #[command(flatten)]
+    identity: Identity,
     /// How many jobs it enqueues in a second.
     #[arg(long)]
     per_second: u32,
@@ -49,8 +39,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Enqueues until its input ends.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let scribe = Arc::new(Scribe::connect(&options.ledger, options.process, &options.name)?);
-    let connect = PgConnectOptions::from_str(&options.url)?.application_name(&options.name);
+    let scribe = Arc::new(Scribe::connect(&options.identity)?);
+    let connect = options.identity.database()?;
     let pool =
         PgPoolOptions::new().max_connections(WRITERS).acquire_timeout(DEADLINE).connect_lazy_with(connect);
     let stop = CancellationToken::new();

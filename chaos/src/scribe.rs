@@ -3,13 +3,40 @@
 use std::{
     io::Write,
     os::unix::net::UnixStream,
-    path::Path,
+    path::PathBuf,
+    str::FromStr,
     sync::{Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context;
+use clap::Args;
 use queue::{Job, Outcome};
+use sqlx::postgres::PgConnectOptions;
+
+/// Who a process is, and where its database and its ledger are.
+#[derive(Debug, Args)]
+pub struct Identity {
+    /// The database.
+    #[arg(long)]
+    url: String,
+    /// What it calls itself.
+    #[arg(long)]
+    pub name: String,
+    /// Which start of a process it is.
+    #[arg(long)]
+    process: u32,
+    /// The ledger's socket.
+    #[arg(long)]
+    ledger: PathBuf,
+}
+
+impl Identity {
+    /// How to reach the database, under its own name.
+    pub fn database(&self) -> anyhow::Result<PgConnectOptions> {
+        Ok(PgConnectOptions::from_str(&self.url)?.application_name(&self.name))
+    }
+}
 
 /// Tells the ledger what its process does.
 #[derive(Debug)]
@@ -19,8 +46,9 @@ pub struct Scribe {
 
 impl Scribe {
     /// Connects, and says who it is.
-    pub fn connect(socket: &Path, process: u32, name: &str) -> anyhow::Result<Self> {
-        let stream = UnixStream::connect(socket).context("the ledger")?;
+    pub fn connect(identity: &Identity) -> anyhow::Result<Self> {
+        let Identity { ledger, process, name, .. } = identity;
+        let stream = UnixStream::connect(ledger).context("the ledger")?;
         let scribe = Self { stream: Mutex::new(stream) };
         // Its own clock, which may have been set wrong on purpose.
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();

@@ -1,39 +1,26 @@
 //! A worker process: the queue's runtime, once behind apalis's `WorkerBuilder` and once by claim and confirm.
 
-use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use apalis::prelude::{BoxDynError, Data, WorkerBuilder};
 use clap::Args;
 use queue::{
     Claimed, CompleteError, Job, JobKind, Notifier, Outcome, Runtime, RuntimeConfig, Source, Unconfirmed,
 };
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::io::AsyncReadExt;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     jobs::{Aborting, Batched, Transactional},
-    scribe::Scribe,
+    scribe::{Identity, Scribe},
 };
 
 /// How a worker process is started.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The database.
-    #[arg(long)]
-    url: String,
-    /// What it calls itself.
-    #[arg(long)]
-    name: String,
-    /// Which start of a process it is.
-    #[arg(long)]
-    process: u32,
-    /// The ledger's socket.
-    #[arg(long)]
-    ledger: PathBuf,
+    #[command(flatten)]
+    identity: Identity,
 }
 
 /// How many jobs of each kind it runs at once.
@@ -55,14 +42,14 @@ struct Context {
 /// Works until its input ends.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     die_with_parent()?;
-    let scribe = Scribe::connect(&options.ledger, options.process, &options.name)?;
-    let connect = PgConnectOptions::from_str(&options.url)?.application_name(&options.name);
+    let scribe = Scribe::connect(&options.identity)?;
+    let connect = options.identity.database()?;
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(TRANSACTION_DEADLINE)
         .connect_lazy_with(connect.clone());
     let runtime = Runtime::start(RuntimeConfig {
-        name: options.name,
+        name: options.identity.name,
         connect,
         notifier: Notifier::start(&pool),
         listen: true,

@@ -146,12 +146,7 @@ async fn promote(shared: &Shared) -> Result<Duration, Error> {
             .fetch_one(&shared.pool),
         )
         .await?;
-        let mut wake = Wake::none();
-        for queue in &queues {
-            shared.mark(queue);
-            wake.add(queue);
-        }
-        shared.notifier.send(wake);
+        wake(shared, &queues);
         if promoted < PROMOTE_MAX {
             // A timer that is made meanwhile and is due before is found by a look.
             let next = next_ms.and_then(|ms| Duration::try_from_secs_f64((ms / 1000.0).max(0.0)).ok());
@@ -164,13 +159,16 @@ async fn promote(shared: &Shared) -> Result<Duration, Error> {
 async fn unpark(shared: &Shared) -> Result<(), Error> {
     let (queues,): (Vec<String>,) =
         within(sqlx::query_as("select queue.unpark_released()").fetch_one(&shared.pool)).await?;
-    let mut wake = Wake::none();
-    for queue in &queues {
-        shared.mark(queue);
-        wake.add(queue);
-    }
-    shared.notifier.send(wake);
+    wake(shared, &queues);
     Ok(())
+}
+
+/// Lets this process and the others look at queues that got jobs.
+fn wake(shared: &Shared, queues: &[String]) {
+    for queue in queues {
+        shared.mark(queue);
+    }
+    shared.notifier.send(Wake::of(queues));
 }
 
 /// Sets the gauges, when it is this process's turn to count after it did.

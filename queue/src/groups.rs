@@ -27,9 +27,5 @@ pub async fn hold(conn: &mut PgConnection, prefix: &str) -> Result<(), Error> {
 pub async fn release(conn: &mut PgConnection, prefix: &str) -> Result<Wake, Error> {
     let (queues,): (Vec<String>,) =
         sqlx::query_as("select queue.release($1)").bind(prefix).fetch_one(conn).await?;
-    let mut wake = Wake::none();
-    for queue in &queues {
-        wake.add(queue);
-    }
-    Ok(wake)
+    Ok(Wake::of(&queues))
 }

@@ -92,11 +92,7 @@ pub async fn retry_dead(conn: &mut PgConnection, dead: Dead<'_>) -> Result<(u64,
         }
     };
     let queues: Vec<String> = query.fetch_all(conn).await?;
-    let mut wake = Wake::none();
-    for queue in &queues {
-        wake.add(queue);
-    }
-    Ok((queues.len() as u64, wake))
+    Ok((queues.len() as u64, Wake::of(&queues)))
 }
 
 /// Forgets dead jobs in the caller's transaction. Returns how many there were.

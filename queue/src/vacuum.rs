@@ -69,15 +69,14 @@ async fn run(shared: &Shared, vacuum: &'static str) -> Result<(), Error> {
         sqlx::raw_sql(vacuum).execute(&mut *conn).await?;
         sqlx::query("reset client_min_messages").execute(&mut *conn).await
     };
-    let done = tokio::time::timeout(DEADLINE, statements).await;
-    match done {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => {
-            drop(conn.detach());
-            Err(Error::Deadline(DEADLINE))
-        }
-    }
+    let failed = match tokio::time::timeout(DEADLINE, statements).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error.into(),
+        Err(_) => Error::Deadline(DEADLINE),
+    };
+    // Its session may still be the silent one.
+    drop(conn.detach());
+    Err(failed)
 }
 
 /// The tables with more dead rows than are worth their walk: some thousands, and a twentieth of the living.

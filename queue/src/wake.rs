@@ -29,6 +29,15 @@ impl Wake {
         Self::default()
     }
 
+    /// Wakes for these queues.
+    pub(crate) fn of(queues: &[String]) -> Self {
+        let mut wake = Self::none();
+        for queue in queues {
+            wake.add(queue);
+        }
+        wake
+    }
+
     pub(crate) fn groups() -> Self {
         Self { groups: true, ..Self::default() }
     }

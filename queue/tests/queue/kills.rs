@@ -123,7 +123,7 @@ async fn run(
 
 /// Not a test, but the process that the test below starts again and again. It ends with whoever started it.
 #[test]
-#[ignore = "the test of the kills runs it"]
+#[ignore = "a process of the test below, not a test by itself"]
 fn a_process_to_be_killed() {
     let Ok(url) = std::env::var(URL) else { return };
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
