@@ -52,6 +52,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         name: options.identity.name,
         connect,
         notifier: Notifier::start(&pool),
+        seen_by_neighbours: true,
         listen: true,
         schedules: Vec::new(),
     })?;

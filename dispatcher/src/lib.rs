@@ -53,6 +53,7 @@ pub async fn run(
         name: NAME.into(),
         connect: connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
         notifier: database.notifier().clone(),
+        seen_by_neighbours: true,
         listen: true,
         schedules: Vec::new(),
     })?;

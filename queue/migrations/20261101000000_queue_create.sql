@@ -120,14 +120,22 @@ create table queue.leases (
     queues text[] not null default '{}',
     steady_since timestamptz not null default clock_timestamp(),
     beat_at timestamptz not null default clock_timestamp(),
-    expires_at timestamptz not null
+    expires_at timestamptz not null,
+    -- Which process of which machine it is, so that others there can see that it died; and the server process of its beats.
+    machine text,
+    pid integer,
+    started bigint,
+    backend integer
 );
 
 -- One row per process that died of late: whether a job is to blame for the death of its processes is judged by those
 -- that died without it.
 create table queue.deaths (
     lease uuid primary key,
-    died_at timestamptz not null default clock_timestamp()
+    died_at timestamptz not null default clock_timestamp(),
+    -- The beats of its lease, which still tell that the database took them.
+    steady_since timestamptz not null,
+    beat_at timestamptz not null
 );
 
 -- One row per periodic job; `last_tick` moves in the transaction that enqueues, so a tick runs once over all replicas.

@@ -547,19 +547,25 @@ $$;
 -- quarters of an expiry (a beat that fails is tried again within 2.8 s) to renew. One process need not have
 -- lived that long: processes that die every second must not keep each other from being rescued.
 create function queue.is_steady(p_expiry interval) returns boolean language sql volatile as $$
-    with leases as (
+    with beats as (
+        select steady_since, beat_at from queue.leases where beat_at >= clock_timestamp() - p_expiry
+        union all
+        select steady_since, beat_at from queue.deaths where beat_at >= clock_timestamp() - p_expiry
+    ), lives as (
         select steady_since, beat_at,
             max(beat_at) over (order by steady_since rows between unbounded preceding and 1 preceding) as covered
-        from queue.leases where beat_at >= clock_timestamp() - p_expiry
+        from beats
     )
     select coalesce(
         min(steady_since) <= clock_timestamp() - p_expiry * 0.75
             and coalesce(max(steady_since - covered), '0') <= p_expiry / 2
             and clock_timestamp() - max(beat_at) <= p_expiry / 2, false)
-    from leases
+    from lives
 $$;
 
--- Ends expired leases and gives their running jobs back, a crash counted. They become due within a second, after a
+-- Ends the leases that have expired, and those of `p_dead`, whose processes somebody on the same machine saw dead, once
+-- the connection of their beats is gone as well (of two machines that take each other for one, it shows which one lives).
+-- Gives their running jobs back, a crash counted. They become due within a second, after a
 -- second crash within four, then within sixteen: those that merely died together shall not all run, and die, together
 -- again.
 --
@@ -568,28 +574,33 @@ $$;
 -- bystander, and they hardly meet again. When processes die without it as well, by a failing machine or whoever kills
 -- them, a crash says little against the job, and it takes `p_crashes_max` of them. Jobs whose lease row is gone altogether (a restored backup) are found when
 -- `p_orphans` is set; no crash is counted for them. Returns how many jobs of each queue were given back, and how many died.
-create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean)
+create function queue.rescue(p_crashes integer, p_crashes_max integer, p_expiry interval, p_orphans boolean,
+    p_dead uuid[])
 returns table (queue text, rescued bigint, died bigint)
 language plpgsql set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
+    v_steady boolean := queue.is_steady(p_expiry);
     v_expired uuid[];
     v_leases uuid[];
     v_deaths integer;
 begin
-    if not queue.is_steady(p_expiry) then
+    if not v_steady and p_dead = '{}' then
         return;
     end if;
     with expired as (
         delete from queue.leases where id in (
-            select id from queue.leases where expires_at < clock_timestamp() for update skip locked)
-        returning id
+            select id from queue.leases
+            where v_steady and expires_at < clock_timestamp()
+                or id = any (p_dead) and not exists (select 1 from pg_stat_activity a where a.pid = backend)
+            for update skip locked)
+        returning id, steady_since, beat_at
     ), died as (
-        insert into queue.deaths (lease) select id from expired
+        insert into queue.deaths (lease, steady_since, beat_at) select id, steady_since, beat_at from expired
     )
     select array_agg(id) into v_expired from expired;
     v_leases := v_expired;
-    if p_orphans then
+    if p_orphans and v_steady then
         select v_leases || array_agg(distinct r.lease) into v_leases
         from queue.running r where not exists (select 1 from queue.leases l where l.id = r.lease);
     end if;
@@ -635,16 +646,24 @@ end
 $$;
 
 -- What there is to do, looked up by one statement so that an idle process asks little: which of the queues have ready
--- jobs, in how many milliseconds the next timer is due, and whether there are leases to end or released groups to look after.
-create function queue.look(p_queues text[], out ready text[], out next_timer_ms double precision, out expired boolean,
-    out released boolean)
+-- jobs, in how many milliseconds the next timer is due and the next lease expires, whether there are leases to end or
+-- released groups to look after, and the leases of processes on the machine `p_machine`.
+create function queue.look(p_queues text[], p_machine text, out ready text[], out next_timer_ms double precision,
+    out expired boolean, out next_expiry_ms double precision, out released boolean, out neighbours uuid[],
+    out pids integer[], out started bigint[])
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
     -- Held jobs wait at infinity and are nobody's next timer.
     next_timer_ms := (select extract(epoch from d.run_at - clock_timestamp()) * 1000
         from queue.deferred d where d.run_at < 'infinity' order by d.run_at limit 1);
-    expired := exists (select 1 from queue.leases where expires_at < clock_timestamp());
+    select coalesce(bool_or(l.expires_at < clock_timestamp()), false),
+        extract(epoch from min(l.expires_at) filter (where l.expires_at >= clock_timestamp()) - clock_timestamp()) * 1000,
+        coalesce(array_agg(l.id) filter (where l.machine = p_machine), '{}'),
+        coalesce(array_agg(l.pid) filter (where l.machine = p_machine), '{}'),
+        coalesce(array_agg(l.started) filter (where l.machine = p_machine), '{}')
+    into expired, next_expiry_ms, neighbours, pids, started
+    from queue.leases l;
     released := exists (select 1 from queue.groups where released_at > clock_timestamp() - interval '30 seconds');
     select coalesce(array_agg(q.queue), '{}') into ready from unnest(p_queues) q(queue)
     where exists (select 1 from queue.ready r where r.queue = q.queue);

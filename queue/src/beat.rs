@@ -14,6 +14,8 @@ use sqlx::{ConnectOptions, Connection, PgConnection, postgres::PgConnectOptions}
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::neighbours::Identity;
+
 /// How often the lease is renewed.
 const BEAT: Duration = Duration::from_millis(1500);
 /// How long a lease lasts without a beat.
@@ -88,6 +90,7 @@ pub(crate) struct Beat {
     pub(crate) connect: PgConnectOptions,
     pub(crate) name: String,
     pub(crate) heart: Arc<Heart>,
+    pub(crate) identity: Option<Identity>,
     pub(crate) stop: CancellationToken,
     /// Told when a lease is taken, so that claiming can begin.
     pub(crate) beating: Box<dyn Fn() + Send>,
@@ -164,7 +167,7 @@ impl Beat {
                     expires_at = clock_timestamp() + make_interval(secs => $2),
                     steady_since = case when clock_timestamp() - beat_at > make_interval(secs => $2 / 2)
                         then clock_timestamp() else steady_since end,
-                    queues = $3
+                    queues = $3, backend = pg_backend_pid()
                  where id = $1 returning id",
             )
             .bind(lease.id)
@@ -176,13 +179,16 @@ impl Beat {
         }
         let id = Uuid::now_v7();
         sqlx::query(
-            "insert into queue.leases (id, name, expires_at, queues)
-             values ($1, $2, clock_timestamp() + make_interval(secs => $3), $4)",
+            "insert into queue.leases (id, name, expires_at, queues, machine, pid, started, backend)
+             values ($1, $2, clock_timestamp() + make_interval(secs => $3), $4, $5, $6, $7, pg_backend_pid())",
         )
         .bind(id)
         .bind(&self.name)
         .bind(seconds)
         .bind((self.queues)())
+        .bind(self.identity.as_ref().map(|identity| identity.machine.as_str()))
+        .bind(self.identity.as_ref().map(|identity| identity.pid))
+        .bind(self.identity.as_ref().map(|identity| identity.started))
         .execute(conn)
         .await?;
         Ok(Some(id))

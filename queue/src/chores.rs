@@ -2,7 +2,7 @@
 //! waits for another that is slow or fails.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use crate::{
     beat::EXPIRY,
     complete::{Recorded, complete_many},
     gauges::{Gauges, depths},
+    neighbours::Identity,
     runtime::{STATEMENT_DEADLINE, Shared},
     schedule::Tick,
     tick::{pause, sleep_unless, unpanicked, within},
@@ -24,6 +25,8 @@ use crate::{
 
 /// How often one looks whether there is anything to do: ready jobs without a wake, due timers, expired leases.
 const POLL: Duration = Duration::from_secs(1);
+/// How long after a lease expires one looks for it.
+const EXPIRY_MARGIN: Duration = Duration::from_millis(20);
 /// How often timers are promoted and leases swept although no look has found anything to do, for looks may fail.
 const UNASKED: Duration = Duration::from_secs(10);
 /// The shortest pause between two looks at the timers.
@@ -80,6 +83,8 @@ fn pause_after(what: &'static str, done: Result<Duration, Error>, failures: &mut
 struct Asked {
     timers: Arc<Notify>,
     rescue: Arc<Notify>,
+    /// The leases of processes of this machine that are dead.
+    dead: Arc<Mutex<Vec<Uuid>>>,
 }
 
 /// Starts the chores of a runtime.
@@ -90,18 +95,20 @@ pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Sc
         Ok(promote(&shared).await?.max(PROMOTE_PAUSE_MIN))
     });
     let mut orphans_at = Instant::now() + ORPHANS;
+    let dead = asked.dead.clone();
     chore!(tasks, "rescue", shared, asked.rescue.clone(), {
         let orphans = Instant::now() >= orphans_at;
-        rescue(&shared, orphans).await?;
+        let dead = std::mem::take(&mut *dead.lock().unwrap_or_else(PoisonError::into_inner));
+        rescue(&shared, orphans, &dead).await?;
         if orphans {
             orphans_at = Instant::now() + ORPHANS;
         }
         Ok(UNASKED)
     });
     chore!(tasks, "look", shared, nobody.clone(), {
-        look(&shared, &asked).await?;
+        let next = look(&shared, &asked).await?;
         cancel(&shared).await?;
-        Ok(POLL)
+        Ok(next)
     });
     let mut reconcile_at = None;
     chore!(tasks, "reconcile", shared, nobody.clone(), {
@@ -194,39 +201,64 @@ struct Found {
     ready: Vec<String>,
     next_timer_ms: Option<f64>,
     expired: bool,
+    next_expiry_ms: Option<f64>,
     released: bool,
+    neighbours: Vec<Uuid>,
+    pids: Vec<i32>,
+    started: Vec<i64>,
+}
+
+impl Found {
+    /// The leases of the processes of this machine that are dead.
+    fn dead(&self) -> impl Iterator<Item = Uuid> {
+        let neighbours = self.neighbours.iter().zip(&self.pids).zip(&self.started);
+        neighbours
+            .filter(|((_, pid), started)| Identity::is_dead(**pid, **started))
+            .map(|((lease, _), _)| *lease)
+    }
 }
 
 /// Looks what there is to do: queues of this process with ready jobs, for wakes can be lost; timers that are due before
-/// the next look; expired leases; and groups that were released.
-async fn look(shared: &Shared, asked: &Asked) -> Result<(), Error> {
+/// the next look; leases that expired, and those of dead neighbours; and groups that were released. Returns when to look
+/// again.
+async fn look(shared: &Shared, asked: &Asked) -> Result<Duration, Error> {
     let queues: Vec<&'static str> = shared.queues().keys().copied().collect();
-    let found: Found =
-        within(sqlx::query_as("select * from queue.look($1)").bind(queues).fetch_one(&shared.pool)).await?;
+    let found: Found = within(
+        sqlx::query_as("select * from queue.look($1, $2)")
+            .bind(queues)
+            .bind(shared.identity.as_ref().map(|identity| identity.machine.as_str()))
+            .fetch_one(&shared.pool),
+    )
+    .await?;
     for queue in &found.ready {
         shared.mark(queue);
     }
     if found.next_timer_ms.is_some_and(|ms| ms <= POLL.as_secs_f64() * 1000.0) {
         asked.timers.notify_one();
     }
-    if found.expired {
+    let dead: Vec<Uuid> = found.dead().collect();
+    if found.expired || !dead.is_empty() {
+        *asked.dead.lock().unwrap_or_else(PoisonError::into_inner) = dead;
         asked.rescue.notify_one();
     }
     if found.released {
         unpark(shared).await?;
     }
-    Ok(())
+    let expiry = found.next_expiry_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+    Ok(expiry.map_or(POLL, |expiry| (expiry + EXPIRY_MARGIN).min(POLL)))
 }
 
-async fn rescue(shared: &Shared, orphans: bool) -> Result<(), Error> {
+/// Gives back the jobs of leases that have expired, and of those of `dead` processes.
+async fn rescue(shared: &Shared, orphans: bool, dead: &[Uuid]) -> Result<(), Error> {
     let rescued: Vec<(String, i64, i64)> = within(
         sqlx::query_as(
-            "select queue, rescued, died from queue.rescue($1, $2, make_interval(secs => $3), $4)",
+            "select queue, rescued, died from queue.rescue($1, $2, make_interval(secs => $3), $4, $5)",
         )
         .bind(CRASHES)
         .bind(CRASHES_MAX)
         .bind(EXPIRY.as_secs_f64())
         .bind(orphans)
+        .bind(dead)
         .fetch_all(&shared.pool),
     )
     .await?;
@@ -363,6 +395,7 @@ mod tests {
             name: "looker".into(),
             connect: PgConnectOptions::from_str(database.url()).unwrap(),
             notifier: Notifier::disabled(),
+            seen_by_neighbours: false,
             listen: false,
             schedules: Vec::new(),
         })

@@ -20,6 +20,7 @@ mod job;
 pub mod lanes;
 mod meters;
 mod migrations;
+mod neighbours;
 pub mod operate;
 mod rota;
 mod runtime;

@@ -25,6 +25,7 @@ use crate::{
     claim::Raw,
     complete::Recorded,
     meters::Meters,
+    neighbours::Identity,
     tick,
 };
 
@@ -38,6 +39,9 @@ pub struct RuntimeConfig {
     pub connect: PgConnectOptions,
     /// The process's notifier, for the jobs that schedules enqueue.
     pub notifier: Notifier,
+    /// Whether the others on this machine may see at once that this process died, and this one that they did. Otherwise
+    /// its jobs are given back when its lease expires, as they are on other machines.
+    pub seen_by_neighbours: bool,
     /// Whether to listen for wakes; without it new jobs are found by polling once a second.
     pub listen: bool,
     /// The periodic jobs.
@@ -67,6 +71,8 @@ pub(crate) struct Slots {
 /// What the tasks of a runtime share.
 pub(crate) struct Shared {
     pub(crate) heart: Arc<Heart>,
+    /// Which process of its machine this is, if its neighbours may know.
+    pub(crate) identity: Option<Identity>,
     pub(crate) pool: PgPool,
     pub(crate) connect: PgConnectOptions,
     pub(crate) notifier: Notifier,
@@ -228,6 +234,7 @@ impl Runtime {
         let (outcomes, receiver) = mpsc::channel(OUTCOMES_WAITING_MAX);
         let shared = Arc::new(Shared {
             heart: Arc::new(Heart::default()),
+            identity: config.seen_by_neighbours.then(Identity::own).flatten(),
             pool,
             connect: connect.clone(),
             notifier: config.notifier,
@@ -247,6 +254,7 @@ impl Runtime {
             connect,
             name: config.name,
             heart: shared.heart.clone(),
+            identity: shared.identity.clone(),
             stop: beat_stop.clone(),
             beating: Box::new(move || waker.mark_all()),
             queues: Box::new(move || known.queues().keys().copied().collect()),

@@ -77,6 +77,7 @@ pub async fn run(config: WorkerConfig, base: BaseConfig, shutdown: CancellationT
         name: NAME.into(),
         connect: db::connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
         notifier: database.notifier().clone(),
+        seen_by_neighbours: true,
         listen: true,
         schedules: schedule::schedules()?,
     })?;

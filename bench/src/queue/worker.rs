@@ -48,6 +48,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         name: "bench".into(),
         connect: PgConnectOptions::from_str(&options.url)?,
         notifier: Notifier::start(&pool),
+        seen_by_neighbours: true,
         listen: !options.poll,
         schedules: Vec::new(),
     })?;

@@ -116,7 +116,7 @@ async fn lapse(conn: &mut PgConnection, lease: Uuid) {
 /// Promotes and rescues; nobody is to blame for these deaths.
 async fn tend(pool: &PgPool) {
     sqlx::query("select queue.promote(50)").execute(pool).await.expect("promoted");
-    sqlx::query("select queue.rescue(30000, 30000, interval '6 seconds', false)")
+    sqlx::query("select queue.rescue(30000, 30000, interval '6 seconds', false, '{}')")
         .execute(pool)
         .await
         .expect("rescued");

@@ -146,6 +146,7 @@ async fn a_handler_that_waits_is_dropped_when_its_lease_lapses_and_runs_again_on
         name: "frozen".into(),
         connect: PgConnectOptions::from_str(&proxy.url).unwrap(),
         notifier: Notifier::disabled(),
+        seen_by_neighbours: true,
         listen: true,
         schedules: Vec::new(),
     })

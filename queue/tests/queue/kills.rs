@@ -135,6 +135,7 @@ fn a_process_to_be_killed() {
             name: "killed".into(),
             connect,
             notifier: notifier.clone(),
+            seen_by_neighbours: true,
             listen: true,
             schedules: Vec::new(),
         })

@@ -399,7 +399,7 @@ async fn steady(pool: &sqlx::PgPool) {
 }
 
 async fn rescue(pool: &sqlx::PgPool, orphans: bool) {
-    sqlx::query("select * from queue.rescue(3, 10, interval '6 seconds', $1)")
+    sqlx::query("select * from queue.rescue(3, 10, interval '6 seconds', $1, '{}')")
         .bind(orphans)
         .execute(pool)
         .await

@@ -11,6 +11,7 @@ use std::{
 use crate::support::{Number, count, database, enqueue, number, runtime, runtime_with, soon, until};
 use apalis::prelude::{BoxDynError, Data, WorkerBuilder};
 use queue::{CompleteError, Job, NewJob, Outcome, RunAt, Schedule, Unconfirmed, groups};
+use sqlx::Connection;
 use tokio::sync::mpsc;
 
 type Seen = mpsc::UnboundedSender<(i64, Job)>;
@@ -264,6 +265,52 @@ async fn a_dead_process_is_rescued_and_its_successor_of_the_same_name_is_not_con
     runtime.shutdown(Duration::from_secs(5)).await;
 }
 
+/// A lease for an hour whose holder says to be a process of the runtime's machine.
+async fn neighbour(pool: &sqlx::PgPool, started_after: i64, backend: i32) -> uuid::Uuid {
+    let id = uuid::Uuid::now_v7();
+    sqlx::query(
+        "insert into queue.leases (id, name, expires_at, machine, pid, started, backend)
+         select $1, 'neighbour', now() + interval '1 hour', machine, pid, started + $2, $3
+         from queue.leases where name = 'worker'",
+    )
+    .bind(id)
+    .bind(started_after)
+    .bind(backend)
+    .execute(pool)
+    .await
+    .unwrap();
+    id
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_that_is_seen_dead_is_rescued_long_before_its_lease_expires() {
+    let database = database().await;
+    let pool = database.pool();
+    let runtime = runtime(&database, "worker");
+    until(pool, "leases", 1).await;
+    enqueue(pool, &[number(1), number(2)]).await;
+    let mut beats = sqlx::PgConnection::connect(database.url()).await.unwrap();
+    let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut beats).await.unwrap();
+    let dead = neighbour(pool, 1, backend).await;
+    let alive = neighbour(pool, 0, 0).await;
+    for lease in [dead, alive] {
+        assert_eq!(crate::support::claim(pool, lease, 1).await.len(), 1);
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(count(pool, "running").await, 2, "the connection of its beats is still there");
+    beats.close().await.unwrap();
+    until(pool, "running", 1).await;
+    until(pool, "ready", 1).await;
+    let holds: uuid::Uuid =
+        sqlx::query_scalar("select lease from queue.running").fetch_one(pool).await.unwrap();
+    assert_eq!(holds, alive);
+    let deaths: uuid::Uuid =
+        sqlx::query_scalar("select lease from queue.deaths").fetch_one(pool).await.unwrap();
+    assert_eq!(deaths, dead);
+    runtime.shutdown(Duration::from_secs(5)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_of_claimers_runs_each_job_once() {
     let database = database().await;
@@ -333,7 +380,10 @@ async fn a_detached_job_survives_the_cancel_of_its_group_and_the_death_of_its_pr
     .execute(pool)
     .await
     .unwrap();
-    sqlx::query("select * from queue.rescue(3, 10, interval '6 seconds', true)").execute(pool).await.unwrap();
+    sqlx::query("select * from queue.rescue(3, 10, interval '6 seconds', true, '{}')")
+        .execute(pool)
+        .await
+        .unwrap();
     let rescued = soon(source.next()).await.unwrap();
     assert_eq!((rescued.payload.n, rescued.job.run()), (1, 2));
     assert!(first.job.detach(&mut conn).await.is_err(), "the first run is stale");

@@ -33,6 +33,7 @@ pub fn runtime_with(database: &TestDatabase, name: &str, schedules: Vec<Schedule
         name: name.into(),
         connect: PgConnectOptions::from_str(database.url()).expect("a URL"),
         notifier: Notifier::start(database.pool()),
+        seen_by_neighbours: true,
         listen: true,
         schedules,
     })

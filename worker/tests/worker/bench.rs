@@ -129,6 +129,7 @@ impl Bench {
             name: "test".into(),
             connect: db::connect_options(test.url(), "iris-test").unwrap(),
             notifier: database.notifier().clone(),
+            seen_by_neighbours: true,
             listen: true,
             schedules: vec![],
         })

@@ -66,7 +66,7 @@ pub async fn set_due(conn: &mut PgConnection, id: Uuid, at: Micros) -> Result<()
 pub async fn rescue(conn: &mut PgConnection, orphans: bool) -> Result<(i32, i32)> {
     Ok(sqlx::query_as(
         "select coalesce(sum(rescued), 0)::int, coalesce(sum(died), 0)::int
-         from queue.rescue($1, $2, interval '6 seconds', $3)",
+         from queue.rescue($1, $2, interval '6 seconds', $3, '{}')",
     )
     .bind(queue::CRASHES)
     .bind(queue::CRASHES_MAX)
