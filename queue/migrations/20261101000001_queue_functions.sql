@@ -119,47 +119,47 @@ language sql stable as $$
     from queue.lanes l where l.queue = p_queue and l.lane = p_lane
 $$;
 
--- The same over one tenant's lanes, until `p_open` open ones were found or `p_look` lanes were looked at.
+-- The same over one tenant's lanes, with the place of the first job of each, until `p_open` open ones were found or `p_look` lanes were looked at.
 create function queue.next_lanes(p_queue text, p_tenant text, p_after text, p_open integer, p_look integer)
-returns table (lane text, guarded boolean, open boolean, n bigint)
+returns table (lane text, head timestamptz, guarded boolean, open boolean, n bigint)
 language sql stable as $$
     with recursive later as (
-        select x.lane, s.guarded, s.open, 1::bigint as n, s.open::integer as found
-        from (select r.lane from queue.ready r
-            where r.queue = p_queue and r.tenant = p_tenant and r.lane > p_after order by r.lane limit 1) x,
+        select x.lane, x.rank, s.guarded, s.open, 1::bigint as n, s.open::integer as found
+        from (select r.lane, r.rank from queue.ready r
+            where r.queue = p_queue and r.tenant = p_tenant and r.lane > p_after order by r.lane, r.rank limit 1) x,
             queue.lane_state(p_queue, x.lane) s
         union all
-        select x.lane, s.guarded, s.open, later.n + 1, later.found + s.open::integer
+        select x.lane, x.rank, s.guarded, s.open, later.n + 1, later.found + s.open::integer
         from later, lateral (
-            select r.lane from queue.ready r
-            where r.queue = p_queue and r.tenant = p_tenant and r.lane > later.lane order by r.lane limit 1) x,
+            select r.lane, r.rank from queue.ready r
+            where r.queue = p_queue and r.tenant = p_tenant and r.lane > later.lane order by r.lane, r.rank limit 1) x,
             queue.lane_state(p_queue, x.lane) s
         where later.n < p_look and later.found < p_open
     ), first as (
-        select x.lane, s.guarded, s.open, p_look + 1::bigint as n, s.open::integer + b.found as found
+        select x.lane, x.rank, s.guarded, s.open, p_look + 1::bigint as n, s.open::integer + b.found as found
         from (select coalesce(max(l.found), 0) as found from later l) b, lateral (
-            select r.lane from queue.ready r
+            select r.lane, r.rank from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane <= p_after and b.found < p_open
-            order by r.lane limit 1) x,
+            order by r.lane, r.rank limit 1) x,
             queue.lane_state(p_queue, x.lane) s
         union all
-        select x.lane, s.guarded, s.open, first.n + 1, first.found + s.open::integer
+        select x.lane, x.rank, s.guarded, s.open, first.n + 1, first.found + s.open::integer
         from first, lateral (
-            select r.lane from queue.ready r
+            select r.lane, r.rank from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane > first.lane and r.lane <= p_after
-            order by r.lane limit 1) x,
+            order by r.lane, r.rank limit 1) x,
             queue.lane_state(p_queue, x.lane) s
         where first.n < 2 * p_look and first.found < p_open
     )
-    (select lane, guarded, open, n from later) union all (select lane, guarded, open, n from first) limit p_look
+    (select lane, rank, guarded, open, n from later) union all (select lane, rank, guarded, open, n from first) limit p_look
 $$;
 
 -- The lanes with ready jobs, by tenant, in the order of their turns: tenants after `p_after`, the lanes of each after
 -- the one that `p_lanes` names for it, or after any. About `p_window` open lanes are returned, and at least one of each tenant. Those
 -- that may not start now are returned as not open, so that the caller can go past them; some dozens of each tenant are
--- looked at. `whole` says that no lane was left out, `took_ms` how long the look took.
+-- looked at. `head` is the place of a lane's first job, `whole` says that no lane was left out, `took_ms` how long the look took.
 create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[])
-returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, whole boolean, took_ms double precision)
+returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz, whole boolean, took_ms double precision)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
 set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
@@ -183,7 +183,7 @@ begin
     v_look := greatest(4 * v_open, 64);
     return query
     with walked as (
-        select t.tenant, coalesce(w.weight, 1) as weight, x.lane, x.guarded, x.open, t.n as turn, x.n,
+        select t.tenant, coalesce(w.weight, 1) as weight, x.lane, x.guarded, x.open, x.head, t.n as turn, x.n,
             count(*) over of_tenant < v_look and count(*) filter (where x.open) over of_tenant < v_open as whole
         from unnest(v_tenants) with ordinality as t(tenant, n)
         left join lateral (select w.weight from queue.tenants w where w.tenant = t.tenant limit 1) w on true
@@ -191,7 +191,7 @@ begin
         cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, v_anywhere), v_open, v_look) x
         window of_tenant as (partition by t.n)
     )
-    select tenant, weight, lane, guarded, open, cardinality(v_tenants) < p_window and bool_and(whole) over (),
+    select tenant, weight, lane, guarded, open, head, cardinality(v_tenants) < p_window and bool_and(whole) over (),
         extract(epoch from clock_timestamp() - v_began)::float8 * 1000
     from walked order by turn, n;
 end

@@ -193,8 +193,9 @@ pub async fn enqueue(
     };
     let mut wake = Wake::none();
     for (job, enqueued) in jobs.iter().zip(&enqueued) {
-        if matches!(enqueued, Enqueued::Added(_)) {
-            wake.add(job.queue);
+        let later = matches!(job.run_at, RunAt::After(delay) if !delay.is_zero());
+        if matches!(enqueued, Enqueued::Added(_)) && !later {
+            wake.add_job(job.queue, &job.tenant, &job.lane);
         }
     }
     Ok((enqueued, wake))

@@ -66,9 +66,7 @@ pub async fn open(conn: &mut PgConnection, queue: &str, lane: &str) -> Result<Wa
     .bind(lane)
     .execute(conn)
     .await?;
-    let mut wake = Wake::none();
-    wake.add(queue);
-    Ok(wake)
+    Ok(Wake::of(&[queue.to_owned()]))
 }
 
 /// Pauses or resumes a lane; a paused one stays so until it is resumed.
@@ -82,9 +80,7 @@ pub async fn pause(conn: &mut PgConnection, queue: &str, lane: &str, paused: boo
     .bind(paused)
     .execute(conn)
     .await?;
-    let mut wake = Wake::none();
-    wake.add(queue);
-    Ok(wake)
+    Ok(Wake::of(&[queue.to_owned()]))
 }
 
 /// Pauses or resumes a whole queue, over all replicas. What runs goes on.

@@ -16,6 +16,8 @@ use crate::claim::Row;
 const WINDOW_MIN: usize = 100;
 /// The most tenants whose place in their lanes is remembered; the others start anywhere.
 const TENANTS_MAX: usize = 1000;
+/// The most tenants whose weight is remembered for lanes that are expected.
+const WEIGHTS_MAX: usize = 1000;
 /// How many looks in a row may find only lanes that are closed or full, before the next wake or poll is waited for.
 const FRUITLESS_MAX: u32 = 20;
 
@@ -45,6 +47,10 @@ pub struct Rota {
     turns: VecDeque<Turn>,
     /// Whether the last look saw every lane, so that those that were served can have another turn.
     whole: bool,
+    /// Whether a lane was expected while not every lane is known.
+    unseen: bool,
+    /// The weights, other than 1, of tenants that were looked at.
+    weights: HashMap<String, usize>,
     /// Looks in a row that found nothing open.
     fruitless: u32,
     /// The tenant that had its turn last, and the last lane of each.
@@ -72,6 +78,8 @@ struct Lane {
     guarded: bool,
     /// Where its share stands in the claim that is being put together.
     share: Option<usize>,
+    /// The place of its first job when it was looked at: to begin there spares the claim what has been claimed from it.
+    head: Option<DateTime<Utc>>,
     /// The place of the last job that was claimed from it, less [`SLOW_LAG`].
     stands: Option<DateTime<Utc>>,
 }
@@ -84,6 +92,7 @@ struct Seen {
     lane: String,
     guarded: bool,
     open: bool,
+    head: DateTime<Utc>,
     whole: bool,
     took_ms: f64,
 }
@@ -135,12 +144,37 @@ impl Rota {
             slow_each: each,
             turns: VecDeque::new(),
             whole: false,
+            unseen: false,
+            weights: HashMap::new(),
             fruitless: 0,
             after_tenant: String::new(),
             after_lanes: HashMap::new(),
             left: None,
             next_look: None,
             resting: Vec::new(),
+        }
+    }
+
+    /// Notes that a lane may have something to claim, so that it need not be looked for. While not all lanes are known all
+    /// are looked at instead: the unknown ones shall not wait behind it.
+    pub fn expect(&mut self, tenant: &str, lane: &str) {
+        if !self.whole {
+            self.unseen = true;
+            return;
+        }
+        let rests = self.resting.iter().position(|(of, _, rests)| of == tenant && rests.name == lane);
+        let (weight, new) = match rests.map(|index| self.resting.swap_remove(index)) {
+            Some((_, weight, lane)) => (weight, lane),
+            None => (self.weights.get(tenant).copied().unwrap_or(1), Lane::new(lane, false)),
+        };
+        let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == tenant) else {
+            self.turns.push_back(Turn { tenant: tenant.to_owned(), weight, lanes: [new].into() });
+            return;
+        };
+        match turn.lanes.iter_mut().find(|known| known.name == lane) {
+            // What came may be ahead of what was first.
+            Some(known) => known.head = None,
+            None => turn.lanes.push_back(new),
         }
     }
 
@@ -156,6 +190,7 @@ impl Rota {
     ) -> Result<Claims, sqlx::Error> {
         let resting =
             self.next_look.is_some_and(|at| Instant::now() < at) && (self.whole || !self.turns.is_empty());
+        let look = std::mem::take(&mut self.unseen) || look;
         if look {
             self.fruitless = 0;
         }
@@ -213,18 +248,21 @@ impl Rota {
             .await?;
         self.turns.clear();
         self.resting.clear();
+        self.weights.clear();
         self.whole = seen.first().is_none_or(|seen| seen.whole);
         let took = seen.iter().map(|seen| seen.took_ms).fold(0.0, f64::max) / 1000.0;
         for seen in &seen {
             if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
                 let weight = usize::try_from(seen.weight).unwrap_or(1);
+                if weight != 1 && self.weights.len() < WEIGHTS_MAX {
+                    self.weights.insert(seen.tenant.clone(), weight);
+                }
                 self.turns.push_back(Turn { tenant: seen.tenant.clone(), weight, lanes: VecDeque::new() });
             }
             if seen.open
                 && let Some(turn) = self.turns.back_mut()
             {
-                let (name, guarded) = (seen.lane.clone(), seen.guarded);
-                turn.lanes.push_back(Lane { name, guarded, share: None, stands: None });
+                turn.lanes.push_back(Lane { head: Some(seen.head), ..Lane::new(&seen.lane, seen.guarded) });
             }
         }
         let walked = u32::try_from(seen.len() + self.turns.len()).unwrap_or(u32::MAX);
@@ -285,7 +323,7 @@ impl Rota {
                 let Some(mut lane) = turn.lanes.pop_front() else { break };
                 if let Some(index) = lane.share.or_else(|| shares.add(&turn.tenant, &lane, &mut guarded)) {
                     shares.budgets[index] += 1;
-                    shares.from[index] = lane.stands.filter(|_| resting);
+                    shares.from[index] = if resting { lane.stands } else { lane.head };
                     lane.share = Some(index);
                     dealt += 1;
                 }
@@ -337,6 +375,12 @@ impl Rota {
             }
         }
         self.turns.retain(|turn| !turn.lanes.is_empty());
+    }
+}
+
+impl Lane {
+    fn new(name: &str, guarded: bool) -> Self {
+        Self { name: name.to_owned(), guarded, share: None, head: None, stands: None }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One runtime per process: the lease, one claimer for all queues, the completer, cancellation and hand-back.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -62,10 +62,22 @@ const OUTCOMES_WAITING_MAX: usize = 10_000;
 pub(crate) struct Slots {
     pub(crate) free: Arc<Semaphore>,
     pub(crate) sender: mpsc::UnboundedSender<Raw>,
-    /// Whether there may be ready jobs that the claimer does not know of: set by wakes and polls, and when a job of a
-    /// capped lane ends; cleared by a look at the table.
+    /// Whether there may be ready jobs that the claimer does not know of: set by wakes and polls, and cleared by a look at
+    /// the table.
     pub(crate) look: Arc<AtomicBool>,
+    /// The lanes, as (tenant, lane), that may have something to claim: they got a job, or one of a capped lane has ended.
+    pub(crate) expected: Arc<Mutex<HashSet<(String, String)>>>,
     pub(crate) meters: Arc<Meters>,
+}
+
+/// How many lanes are expected before everything is looked at instead.
+const EXPECTED_MAX: usize = 200;
+
+impl Slots {
+    /// Whether something happened since the last claim that may have brought jobs.
+    pub(crate) fn has_news(&self) -> bool {
+        self.look.load(Ordering::Acquire) || !lock(&self.expected).is_empty()
+    }
 }
 
 /// What the tasks of a runtime share.
@@ -96,7 +108,8 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A mutex guards plain values here, which no panic leaves half done.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -117,6 +130,19 @@ impl Shared {
     pub(crate) fn mark(&self, queue: &str) {
         if let Some(slots) = self.queues().get(queue) {
             slots.look.store(true, Ordering::Release);
+            self.work.notify_one();
+        }
+    }
+
+    /// Lets the claimer look at one lane of a queue.
+    pub(crate) fn expect(&self, queue: &str, tenant: String, lane: String) {
+        if let Some(slots) = self.queues().get(queue) {
+            let mut expected = lock(&slots.expected);
+            expected.insert((tenant, lane));
+            if expected.len() > EXPECTED_MAX {
+                expected.clear();
+                slots.look.store(true, Ordering::Release);
+            }
             self.work.notify_one();
         }
     }
@@ -201,7 +227,8 @@ impl Drop for Tracked {
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.shared.untracked.notify_one();
         if self.capped {
-            self.shared.mark(self.job.queue());
+            let (tenant, lane) = (self.job.tenant().to_owned(), self.job.lane().to_owned());
+            self.shared.expect(self.job.queue(), tenant, lane);
         } else {
             self.shared.work.notify_one();
         }
@@ -278,6 +305,7 @@ impl Runtime {
             free: Arc::new(Semaphore::new(slots)),
             sender,
             look: Arc::new(AtomicBool::new(true)),
+            expected: Arc::default(),
             meters: Arc::new(Meters::new(J::QUEUE)),
         };
         self.shared.queues().insert(J::QUEUE, slots);

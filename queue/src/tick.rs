@@ -25,8 +25,8 @@ use crate::{
     claim::Raw,
     complete::{Recorded, complete_many},
     rota::Rota,
-    runtime::{STATEMENT_DEADLINE, Shared, Slots, Tracked},
-    wake::{GROUPS_CHANNEL, READY_CHANNEL},
+    runtime::{STATEMENT_DEADLINE, Shared, Slots, Tracked, lock},
+    wake::{self, GROUPS_CHANNEL, READY_CHANNEL},
 };
 
 /// The most jobs of one claim.
@@ -142,7 +142,7 @@ fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> (Vec<&'stati
     queues.retain(|_, slots| !slots.sender.is_closed());
     for (name, slots) in queues.iter() {
         let known = known.get(name);
-        let may_have = slots.look.load(Ordering::Acquire) || known.is_some_and(|queue| queue.more);
+        let may_have = slots.has_news() || known.is_some_and(|queue| queue.more);
         if !may_have || slots.free.available_permits() == 0 {
             continue;
         }
@@ -160,7 +160,7 @@ async fn claim_one(
     queue: &mut Queue,
     kept: &mut Kept,
 ) -> Result<(), Error> {
-    let Some(Slots { free, sender, look, meters }) = shared.queues().get(name).cloned() else {
+    let Some(Slots { free, sender, look, expected, meters }) = shared.queues().get(name).cloned() else {
         return Ok(());
     };
     let Some(lease) = shared.heart.lease() else {
@@ -173,6 +173,9 @@ async fn claim_one(
     };
     // Cleared before the look, so that a wake that comes during it is not lost.
     let looks = look.swap(false, Ordering::AcqRel);
+    for (tenant, lane) in lock(&expected).drain() {
+        queue.rota.expect(&tenant, &lane);
+    }
     let started = Instant::now();
     let claim = async {
         let conn = kept.connection(&shared.pool).await?;
@@ -315,9 +318,23 @@ async fn listen_once(shared: &Arc<Shared>, pool: &sqlx::PgPool) -> Result<(), Er
                 tracing::debug!(%error, "cancelled groups were not read; the next look finds them");
             }
         } else {
-            for queue in notification.payload().split(',') {
-                shared.mark(queue);
-            }
+            heard(shared, notification.payload());
+        }
+    }
+}
+
+/// Lets the claimer look where a wake says that there are jobs.
+fn heard(shared: &Shared, payload: &str) {
+    let Some(queues) = wake::read(payload) else {
+        shared.mark_all();
+        return;
+    };
+    for (queue, lanes) in queues {
+        if lanes.is_empty() {
+            shared.mark(&queue);
+        }
+        for (tenant, lane) in lanes {
+            shared.expect(&queue, tenant, lane);
         }
     }
 }

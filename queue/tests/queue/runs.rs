@@ -278,7 +278,7 @@ async fn neighbour(pool: &sqlx::PgPool, started_after: i64, backend: i32) -> uui
     .bind(backend)
     .execute(pool)
     .await
-    .unwrap();
+    .expect("the database answers");
     id
 }
 

@@ -179,6 +179,44 @@ async fn lanes_beyond_the_window_have_their_turns_without_a_wake() {
 }
 
 #[tokio::test]
+async fn a_lane_that_is_expected_is_not_looked_for() {
+    let database = database().await;
+    let pool = database.pool();
+    let (lease, mut rota) = (lease(pool).await, patient());
+    let numbers = |claimed: Vec<(String, i64)>| claimed.into_iter().map(|(_, n)| n).collect::<Vec<_>>();
+    assert!(claim_by(pool, lease, &mut rota, 1, true).await.is_empty());
+    enqueue(pool, &(0..4).map(|n| number(n).lane("new")).collect::<Vec<_>>()).await;
+    enqueue(pool, &[number(5).lane("unexpected")]).await;
+    rota.expect("tenant", "new");
+    assert_eq!(numbers(claim_by(pool, lease, &mut rota, 1, false).await), [0]);
+    assert_eq!(numbers(claim_by(pool, lease, &mut rota, 9, false).await), [1, 2, 3], "nobody looked");
+    enqueue(pool, &(6..9).map(|n| number(n).lane("new")).collect::<Vec<_>>()).await;
+    // Where a known lane begins is not forgotten by whoever goes ahead of it.
+    let mut looked = numbers(claim_by(pool, lease, &mut rota, 2, true).await);
+    looked.sort_unstable();
+    assert_eq!(looked, [5, 6]);
+    enqueue(pool, &[number(9).lane("new").priority(-5)]).await;
+    rota.expect("tenant", "new");
+    assert_eq!(numbers(claim_by(pool, lease, &mut rota, 9, false).await), [9, 7, 8]);
+}
+
+#[tokio::test]
+async fn a_lane_that_is_expected_again_and_again_does_not_keep_the_others_from_their_turns() {
+    let database = database().await;
+    let pool = database.pool();
+    let (lease, mut rota) = (lease(pool).await, patient());
+    enqueue(pool, &(0..300).map(|n| number(n).lane(format!("lane-{n}"))).collect::<Vec<_>>()).await;
+    let mut served = std::collections::BTreeSet::new();
+    // 300 lanes and the busy one in their turns, 20 at a time.
+    for _ in 0..18 {
+        enqueue(pool, &[number(1000).lane("busy")]).await;
+        rota.expect("tenant", "busy");
+        served.extend(claim_by(pool, lease, &mut rota, 20, false).await.into_iter().map(|(_, n)| n));
+    }
+    assert_eq!(served.len(), 301);
+}
+
+#[tokio::test]
 async fn more_tenants_than_are_remembered_have_all_their_lanes_served() {
     let database = database().await;
     let pool = database.pool();
