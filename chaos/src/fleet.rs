@@ -105,8 +105,15 @@ impl Fleet {
         command.arg(if recipe.role == Role::Worker { "worker" } else { "generator" });
         command.args(["--url", &self.url, "--name", recipe.name, "--process", &process.to_string()]);
         command.arg("--ledger").arg(self.ledger.socket());
-        if let Role::Generator { per_second } = recipe.role {
-            command.args(["--per-second", &per_second.to_string()]);
+        match recipe.role {
+            Role::Generator { per_second } => {
+                command.args(["--per-second", &per_second.to_string()]);
+            }
+            // Every other start is as if it were alone on its machine, so that its lease has to expire.
+            Role::Worker if process.is_multiple_of(2) => {
+                command.arg("--unseen");
+            }
+            Role::Worker => {}
         }
         if let Some((ahead_s, library)) = &recipe.clock {
             // Only the time of day is wrong: a clock that counts from the machine's start cannot be set.

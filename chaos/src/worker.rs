@@ -21,6 +21,9 @@ use crate::{
 pub struct Options {
     #[command(flatten)]
     identity: Identity,
+    /// Whether its neighbours may not see that it died, as if it ran on another machine.
+    #[arg(long)]
+    unseen: bool,
 }
 
 /// How many jobs of each kind it runs at once.
@@ -52,7 +55,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         name: options.identity.name,
         connect,
         notifier: Notifier::start(&pool),
-        seen_by_neighbours: true,
+        seen_by_neighbours: !options.unseen,
         listen: true,
         schedules: Vec::new(),
     })?;

@@ -66,16 +66,19 @@ end
 $$;
 
 -- The same for jobs that are due at once and have neither key nor cause: all of them are added. The epochs of their groups
--- are looked up only if one of `p_prefixes`, which are the groups and those above them, has a row. False, and nothing
--- done, if one is held.
+-- are looked up only if one of `p_prefixes`, which are the groups and those above them in order, has a row; whether there is
+-- one at all from the first to the last is asked before. False, and nothing done, if one is held.
 create function queue.enqueue_plain(p_prefixes text[], p_ids uuid[], p_shards smallint[], p_queues text[], p_tenants text[],
     p_lanes text[], p_priorities smallint[], p_grps text[], p_max_attempts integer[], p_payloads text[], p_traces text[])
 returns boolean
 language plpgsql set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 declare
     -- Null if none has a row.
-    v_held boolean := (select bool_or(g.held) from queue.groups g where g.prefix = any (p_prefixes));
+    v_held boolean;
 begin
+    if exists (select 1 from queue.groups g where g.prefix between p_prefixes[1] and p_prefixes[cardinality(p_prefixes)]) then
+        v_held := (select bool_or(g.held) from queue.groups g where g.prefix = any (p_prefixes));
+    end if;
     if v_held then
         return false;
     end if;

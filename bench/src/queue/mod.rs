@@ -65,7 +65,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         pickup::measure(&server, &mut report).await?;
     }
     if wants(Part::Timers) {
-        timers::measure(&server, &mut report).await?;
+        timers::measure(&server, &mut report, options.rounds).await?;
     }
     if wants(Part::Idle) {
         idle::measure(&mut report).await?;

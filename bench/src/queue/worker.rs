@@ -35,6 +35,9 @@ pub struct Options {
     /// How many jobs it runs at once.
     #[arg(long)]
     slots: usize,
+    /// Whether its neighbours may not see that it died.
+    #[arg(long)]
+    unseen: bool,
     /// Whether it only polls.
     #[arg(long)]
     poll: bool,
@@ -48,7 +51,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         name: "bench".into(),
         connect: PgConnectOptions::from_str(&options.url)?,
         notifier: Notifier::start(&pool),
-        seen_by_neighbours: true,
+        seen_by_neighbours: !options.unseen,
         listen: !options.poll,
         schedules: Vec::new(),
     })?;

@@ -143,18 +143,29 @@ pub async fn pickups(server: &Server, contender: &Contender) -> anyhow::Result<V
     Ok(delays)
 }
 
-/// Kills a process amid its jobs while another one has nothing to do.
-pub async fn recovery(server: &Server, contender: &Contender, round: u32) -> anyhow::Result<Recovery> {
+/// Kills a process amid its jobs while another one has nothing to do. The processes are on one machine; `options` may tell
+/// ours to behave as if they were not.
+pub async fn recovery(
+    server: &Server,
+    contender: &Contender,
+    round: u32,
+    options: &[&str],
+) -> anyhow::Result<Recovery> {
     let url = fresh(server, contender).await?;
     let mut producer = Process::start(contender.command("producer", &url)?).await?;
     let slots = usize::try_from(RUNNING)?;
-    let mut victim = Process::start(contender.worker(&url, slots, "recovery")?).await?;
+    let worker = || {
+        let mut command = contender.worker(&url, slots, "recovery")?;
+        command.args(options);
+        anyhow::Ok(command)
+    };
+    let mut victim = Process::start(worker()?).await?;
     victim.begin().await?;
     producer.fill(RUNNING, RUNNING_MS, true).await?;
     for _ in 0..RUNNING {
         victim.next_start(PICKUP).await.context("of the jobs to be killed")?;
     }
-    let mut heir = Process::start(contender.worker(&url, slots, "recovery")?).await?;
+    let mut heir = Process::start(worker()?).await?;
     heir.begin().await?;
     tokio::time::sleep(QUIET + BEAT_PART * round).await;
     let (killed_at, waited) = (now_us(), Instant::now());

@@ -115,7 +115,7 @@ async fn recoveries(
         let takes_part =
             |entry: &&mut Entry| !entry.failed && entry.recoveries.iter().all(Recovery::is_complete);
         for entry in entries.iter_mut().filter(takes_part) {
-            let recovery = measure::recovery(server, entry.contender, round).await;
+            let recovery = measure::recovery(server, entry.contender, round, &[]).await;
             let recovery = entry.take("recovery", recovery, report)?;
             entry.recoveries.extend(recovery);
         }
@@ -135,6 +135,11 @@ async fn recoveries(
             ));
         }
     }
+    let mut unseen = Vec::new();
+    for round in 0..rounds {
+        unseen.push(measure::recovery(server, &ALL[0], round, &["--unseen"]).await?.last_s);
+    }
+    report.add(&format!("{}_recovery_unseen_s", ALL[0].name), median(unseen), Goal::None);
     first(report, "first_on_recovery", entries, |entry| {
         (!entry.recoveries.is_empty()).then(|| recovery_s(entry))
     });
