@@ -145,3 +145,42 @@ const BUSY: Duration = Duration::from_secs(1);
 const OVERTAKEN: Duration = Duration::from_millis(20);
 /// The schedule's row is looked at now and then, for another process may have moved it.
 const LOOK_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+    use sqlx::{PgPool, migrate::Migrator};
+    use testkit::TestDatabase;
+
+    use super::*;
+    use crate::JobKind;
+
+    #[derive(Serialize, Deserialize)]
+    struct Nothing {}
+
+    impl JobKind for Nothing {
+        const QUEUE: &'static str = "nothing";
+    }
+
+    #[tokio::test]
+    async fn a_tick_that_another_process_took_is_not_taken_again() {
+        let migrate =
+            async |pool: &PgPool| Ok(Migrator::with_migrations(crate::migrations()).run(pool).await?);
+        let database = TestDatabase::create_from("queue", migrate).await;
+        let mut conn = database.pool().acquire().await.unwrap();
+        let job = NewJob::new(&Nothing {}, "tenant").unwrap();
+        let schedule = Schedule::new("every-second", "* * * * * *", job).unwrap();
+        let mut known = None;
+        let (wake, wait) = schedule.tick(&mut conn, &mut known).await.unwrap();
+        assert!(wake.is_empty(), "the first tick is still to come");
+        tokio::time::sleep(wait + Duration::from_millis(50)).await;
+        let mut known_to_another = known;
+        let (wake, _) = schedule.tick(&mut conn, &mut known).await.unwrap();
+        assert!(!wake.is_empty());
+        let (wake, _) = schedule.tick(&mut conn, &mut known_to_another).await.unwrap();
+        assert!(wake.is_empty());
+        let jobs: i64 =
+            sqlx::query_scalar("select count(*) from queue.ready").fetch_one(&mut *conn).await.unwrap();
+        assert_eq!(jobs, 1);
+    }
+}

@@ -41,7 +41,7 @@ pub const ALL: [Contender; 5] = [
         name: "iris",
         directory: "",
         kind: Kind::Ours,
-        drain_processes: 1,
+        drain_processes: 2,
         recovery_documented: None,
     },
     Contender {
