@@ -56,7 +56,7 @@ create table queue.running (
     capped boolean not null,
     primary key (id, shard)
 );
-create index running_capped on queue.running (queue, lane) where capped;
+create index running_capped on queue.running (queue, lane, started_at) where capped;
 
 create table queue.dead (
     like queue.ready including defaults,
@@ -87,6 +87,8 @@ create table queue.lanes (
     reason text,
     per_second double precision,
     next_at timestamptz not null default '-infinity',
+    -- No job of the lane that still runs, and is counted, started before.
+    counted_from timestamptz not null default '-infinity',
     updated_at timestamptz not null default now(),
     primary key (queue, lane),
     constraint lanes_cap check (cap is null or cap between 0 and 100000),

@@ -122,7 +122,8 @@ language sql stable as $$
     from queue.lanes l where l.queue = p_queue and l.lane = p_lane
 $$;
 
--- The same over one tenant's lanes, with the place of the first job of each, until `p_open` open ones were found or `p_look` lanes were looked at.
+-- The same over one tenant's lanes, with the place of the first job of each, until `p_open` open ones were found or
+-- `p_look` lanes were looked at.
 create function queue.next_lanes(p_queue text, p_tenant text, p_after text, p_open integer, p_look integer)
 returns table (lane text, head timestamptz, guarded boolean, open boolean, n bigint)
 language sql stable as $$
@@ -160,9 +161,11 @@ $$;
 -- The lanes with ready jobs, by tenant, in the order of their turns: tenants after `p_after`, the lanes of each after
 -- the one that `p_lanes` names for it, or after any. About `p_window` open lanes are returned, and at least one of each tenant. Those
 -- that may not start now are returned as not open, so that the caller can go past them; some dozens of each tenant are
--- looked at. `head` is the place of a lane's first job, `whole` says that no lane was left out, `took_ms` how long the look took.
+-- looked at. `head` is the place of a lane's first job, `whole` says that no lane was left out, `took_ms` how long the
+-- look took.
 create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[])
-returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz, whole boolean, took_ms double precision)
+returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz, whole boolean,
+    took_ms double precision)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
 set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
@@ -197,6 +200,46 @@ begin
     select tenant, weight, lane, guarded, open, head, cardinality(v_tenants) < p_window and bool_and(whole) over (),
         extract(epoch from clock_timestamp() - v_began)::float8 * 1000
     from walked order by turn, n;
+end
+$$;
+
+-- Lanes that have come beside the known ones: of each gap between two lanes of a known tenant, and between two such tenants,
+-- the first lane with a ready job. The rows of the known lanes are passed by, and what has died among them. (A comparison of
+-- rows would do it in one: the server begins such a scan at all rows of the lane before.)
+create function queue.walk_between(p_queue text, p_tenants text[], p_lanes text[])
+returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz)
+language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+declare
+    -- After every name.
+    v_end constant text := U&'\+10FFFF';
+begin
+    return query
+    with known as materialized (
+        select k.tenant collate "C" as tenant, k.lane collate "C" as lane from unnest(p_tenants, p_lanes) k(tenant, lane)
+        union all
+        select distinct t collate "C", '' from unnest(p_tenants) t
+    ), lane_gaps as materialized (
+        select k.tenant, k.lane as after, lead(k.lane, 1, v_end) over (partition by k.tenant order by k.lane) as before from known k
+    ), tenant_gaps as materialized (
+        select t.tenant as after, lead(t.tenant, 1, v_end) over (order by t.tenant) as before
+        from (select distinct tenant from known union select '') t
+    ), found as materialized (
+        select x.* from lane_gaps g cross join lateral (
+            select r.tenant, r.lane, r.rank from queue.ready r
+            where r.queue = p_queue and r.tenant = g.tenant and r.lane > g.after and r.lane < g.before
+            order by r.lane, r.rank limit 1) x
+        union all
+        select x.* from tenant_gaps g cross join lateral (
+            select r.tenant, r.lane, r.rank from queue.ready r
+            where r.queue = p_queue and r.tenant > g.after and r.tenant < g.before
+            order by r.tenant, r.lane, r.rank limit 1) x
+    )
+    select x.tenant, coalesce(w.weight, 1), x.lane, s.guarded, s.open, x.rank
+    from found x
+    left join lateral (select w.weight from queue.tenants w where w.tenant = x.tenant limit 1) w on true
+    cross join lateral queue.lane_state(p_queue, x.lane) s;
 end
 $$;
 
@@ -239,7 +282,8 @@ begin
                     when l.lane is null then v.budget
                     when l.lane <> all (v_locked) or row_number() over (partition by v.lane order by v.n) > 1 then 0
                     else greatest(0, least(v.budget,
-                        l.cap - (select count(*) from queue.running r where r.queue = p_queue and r.lane = v.lane and r.capped)::integer,
+                        l.cap - (select count(*) from queue.running r
+                            where r.queue = p_queue and r.lane = v.lane and r.capped and r.started_at >= l.counted_from)::integer,
                         case when l.per_second is null then v.budget when l.next_at > now() then 0
                             else greatest(1, floor(extract(epoch from now() - greatest(l.next_at, now() - interval '1 second')) * l.per_second))::integer end))
                 end as budget
@@ -253,6 +297,14 @@ begin
         )
         select array_agg(j.budget order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held)
         into v_budgets, v_guarded, v_held from judged j;
+        -- Nothing that still runs started before this, but for the time that a claim's statement may take: what died
+        -- before need not be walked over by the next count.
+        update queue.lanes l
+        set counted_from = least(now(), (
+            select r.started_at from queue.running r
+            where r.queue = p_queue and r.lane = l.lane and r.capped and r.started_at >= l.counted_from
+            order by r.started_at limit 1)) - interval '30 seconds'
+        where l.queue = p_queue and l.lane = any (v_locked) and l.cap is not null and l.counted_from < now() - interval '90 seconds';
     end if;
 
     return query
@@ -384,14 +436,17 @@ begin
 end
 $$;
 
--- Moves due timers to `ready`, at most `p_limit`; those of a held group are parked. Returns how many timers were looked
--- at, the queues that got jobs, and when the next timer is due.
-create function queue.promote(p_limit integer, out promoted integer, out queues text[], out next_at timestamptz)
+-- Moves due timers to `ready`, at most `p_limit`; those of a held group are parked. With `p_from` those that were due before
+-- it are not looked for, which spares the rows that died there. Returns how many timers were looked at, the queues that got
+-- jobs, when the next timer is due, what time it was, and how long that took.
+create function queue.promote(p_limit integer, p_from timestamptz, out promoted integer, out queues text[],
+    out next_at timestamptz, out at timestamptz, out took_ms double precision)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
 set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
     with due as (
-        select ctid, grp, epoch from queue.deferred where run_at <= now() order by run_at limit p_limit for update skip locked
+        select ctid, grp, epoch from queue.deferred
+        where run_at >= coalesce(p_from, '-infinity') and run_at <= now() order by run_at limit p_limit for update skip locked
     ), judged as (
         select d.ctid, g.epoch > d.epoch as cancelled, g.held from due d cross join lateral queue.group_of(d.grp) g
     ), parked as (
@@ -418,7 +473,10 @@ begin
     )
     select (select count(*) from due), coalesce(array_agg(distinct m.queue), '{}') into promoted, queues from moved m;
     -- Held jobs wait at infinity and are nobody's next timer.
-    select d.run_at into next_at from queue.deferred d where d.run_at < 'infinity' order by d.run_at limit 1;
+    select d.run_at into next_at from queue.deferred d
+    where d.run_at >= coalesce(p_from, '-infinity') and d.run_at < 'infinity' order by d.run_at limit 1;
+    at := now();
+    took_ms := extract(epoch from clock_timestamp() - at) * 1000;
 end
 $$;
 
@@ -568,9 +626,8 @@ $$;
 
 -- Ends the leases that have expired, and those of `p_dead`, whose processes somebody on the same machine saw dead, once
 -- the connection of their beats is gone as well (of two machines that take each other for one, it shows which one lives).
--- Gives their running jobs back, a crash counted. They become due within a second, after a
--- second crash within four, then within sixteen: those that merely died together shall not all run, and die, together
--- again.
+-- Gives their running jobs back, a crash counted. They become due within a second, after a second crash within four, then
+-- within sixteen: those that merely died together shall not all run, and die, together again.
 --
 -- The third crash is death when every process that died in the last ten minutes died with the job in it, the fifth when
 -- more than half of them did; but not while another job of the same process is as suspect, for one of the two is a
@@ -595,7 +652,7 @@ begin
         delete from queue.leases where id in (
             select id from queue.leases
             where v_steady and expires_at < clock_timestamp()
-                or id = any (p_dead) and not exists (select 1 from pg_stat_activity a where a.pid = backend)
+                or id = any (p_dead) and not exists (select 1 from pg_stat_get_activity(coalesce(backend, 0)))
             for update skip locked)
         returning id, steady_since, beat_at
     ), died as (
@@ -649,9 +706,9 @@ end
 $$;
 
 -- What there is to do, looked up by one statement so that an idle process asks little: which of the queues have ready
--- jobs, in how many milliseconds the next timer is due and the next lease expires, whether there are leases to end or
--- released groups to look after, and the leases of processes on the machine `p_machine`.
-create function queue.look(p_queues text[], p_machine text, out ready text[], out next_timer_ms double precision,
+-- jobs, in how many milliseconds the next timer is due (of those from `p_from` on) and the next lease expires, whether there
+-- are leases to end or released groups to look after, and the leases of processes on the machine `p_machine`.
+create function queue.look(p_queues text[], p_machine text, p_from timestamptz, out ready text[], out next_timer_ms double precision,
     out expired boolean, out next_expiry_ms double precision, out released boolean, out neighbours uuid[],
     out pids integer[], out started bigint[])
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -659,7 +716,7 @@ set jit = off set plan_cache_mode = force_generic_plan as $$
 begin
     -- Held jobs wait at infinity and are nobody's next timer.
     next_timer_ms := (select extract(epoch from d.run_at - clock_timestamp()) * 1000
-        from queue.deferred d where d.run_at < 'infinity' order by d.run_at limit 1);
+        from queue.deferred d where d.run_at >= coalesce(p_from, '-infinity') and d.run_at < 'infinity' order by d.run_at limit 1);
     select coalesce(bool_or(l.expires_at < clock_timestamp()), false),
         extract(epoch from min(l.expires_at) filter (where l.expires_at >= clock_timestamp()) - clock_timestamp()) * 1000,
         coalesce(array_agg(l.id) filter (where l.machine = p_machine), '{}'),

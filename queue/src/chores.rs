@@ -2,10 +2,11 @@
 //! waits for another that is slow or fails.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::TaskTracker;
@@ -17,7 +18,7 @@ use crate::{
     complete::{Recorded, complete_many},
     gauges::{Gauges, depths},
     neighbours::Identity,
-    runtime::{STATEMENT_DEADLINE, Shared},
+    runtime::{STATEMENT_DEADLINE, Shared, lock},
     schedule::Tick,
     tick::{pause, sleep_unless, unpanicked, within},
     vacuum::Vacuum,
@@ -25,6 +26,12 @@ use crate::{
 
 /// How often one looks whether there is anything to do: ready jobs without a wake, due timers, expired leases.
 const POLL: Duration = Duration::from_secs(1);
+/// A promotion that takes longer than this is slow. All timers are looked at again after so many times as long.
+const TIMERS_SLOW: Duration = Duration::from_millis(20);
+const TIMERS_SLOW_TIMES: u32 = 20;
+/// How far back timers are looked for then: what committed later than it was due by more than this waits until all are
+/// looked at.
+const TIMERS_LAG: Duration = Duration::from_secs(10);
 /// How long after a lease expires one looks for it.
 const EXPIRY_MARGIN: Duration = Duration::from_millis(20);
 /// How often timers are promoted and leases swept although no look has found anything to do, for looks may fail.
@@ -82,6 +89,8 @@ fn pause_after(what: &'static str, done: Result<Duration, Error>, failures: &mut
 #[derive(Default)]
 struct Asked {
     timers: Arc<Notify>,
+    /// From which time on timers are looked for, while looking for all of them is slow.
+    timers_from: Arc<Mutex<Option<DateTime<Utc>>>>,
     rescue: Arc<Notify>,
     /// The leases of processes of this machine that are dead.
     dead: Arc<Mutex<Vec<Uuid>>>,
@@ -91,14 +100,16 @@ struct Asked {
 pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Schedule>) {
     let asked = Asked::default();
     let nobody = Arc::new(Notify::new());
+    let timers_from = asked.timers_from.clone();
+    let mut all_at = Instant::now();
     chore!(tasks, "timers", shared, asked.timers.clone(), {
-        Ok(promote(&shared).await?.max(PROMOTE_PAUSE_MIN))
+        Ok(promote(&shared, &timers_from, &mut all_at).await?.max(PROMOTE_PAUSE_MIN))
     });
     let mut orphans_at = Instant::now() + ORPHANS;
     let dead = asked.dead.clone();
     chore!(tasks, "rescue", shared, asked.rescue.clone(), {
         let orphans = Instant::now() >= orphans_at;
-        let dead = std::mem::take(&mut *dead.lock().unwrap_or_else(PoisonError::into_inner));
+        let dead = std::mem::take(&mut *lock(&dead));
         rescue(&shared, orphans, &dead).await?;
         if orphans {
             orphans_at = Instant::now() + ORPHANS;
@@ -141,25 +152,54 @@ pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Sc
     }
 }
 
-/// Moves due timers to `ready`; returns how long it is until the next one.
-async fn promote(shared: &Shared) -> Result<Duration, Error> {
+/// What a promotion found.
+#[derive(Debug, FromRow)]
+struct Promoted {
+    count: i32,
+    queues: Vec<String>,
+    next_ms: Option<f64>,
+    at: DateTime<Utc>,
+    took_ms: f64,
+}
+
+/// Moves due timers to `ready`; returns how long it is until the next one. When that takes long, somebody's old snapshot
+/// keeps what was promoted in the index: then only what came due of late is looked at, and all of it at `all_at`.
+async fn promote(
+    shared: &Shared,
+    from: &Mutex<Option<DateTime<Utc>>>,
+    all_at: &mut Instant,
+) -> Result<Duration, Error> {
     loop {
-        let (promoted, queues, next_ms): (i32, Vec<String>, Option<f64>) = within(
+        let since = lock(from).filter(|_| Instant::now() < *all_at);
+        let found: Promoted = within(
             sqlx::query_as(
-                "select promoted, queues, (extract(epoch from next_at - clock_timestamp()) * 1000)::float8
-                 from queue.promote($1)",
+                "select promoted as count, queues, (extract(epoch from next_at - clock_timestamp()) * 1000)::float8 as next_ms, at,
+                    took_ms
+                 from queue.promote($1, $2)",
             )
             .bind(PROMOTE_MAX)
+            .bind(since)
             .fetch_one(&shared.pool),
         )
         .await?;
-        wake(shared, &queues);
-        if promoted < PROMOTE_MAX {
-            // A timer that is made meanwhile and is due before is found by a look.
-            let next = next_ms.and_then(|ms| Duration::try_from_secs_f64((ms / 1000.0).max(0.0)).ok());
-            return Ok(next.map_or(UNASKED, |next| next.min(UNASKED)));
+        wake(shared, &found.queues);
+        if found.count >= PROMOTE_MAX {
+            continue;
         }
+        if since.is_none() {
+            *all_at = Instant::now() + pause_when_slow(found.took_ms);
+        }
+        *lock(from) = (Instant::now() < *all_at).then(|| found.at - TIMERS_LAG);
+        // A timer that is made meanwhile and is due before is found by a look.
+        let next = found.next_ms.and_then(|ms| Duration::try_from_secs_f64((ms / 1000.0).max(0.0)).ok());
+        return Ok(next.map_or(UNASKED, |next| next.min(UNASKED)));
     }
+}
+
+/// How long not all timers are looked at again when that took so long; not at all when it was quick.
+fn pause_when_slow(took_ms: f64) -> Duration {
+    let took = Duration::try_from_secs_f64(took_ms.max(0.0) / 1000.0).unwrap_or_default();
+    if took < TIMERS_SLOW { Duration::ZERO } else { (took * TIMERS_SLOW_TIMES).min(UNASKED) }
 }
 
 /// Frees jobs that were parked while their group was released.
@@ -223,10 +263,12 @@ impl Found {
 /// again.
 async fn look(shared: &Shared, asked: &Asked) -> Result<Duration, Error> {
     let queues: Vec<&'static str> = shared.queues().keys().copied().collect();
+    let timers_from = *lock(&asked.timers_from);
     let found: Found = within(
-        sqlx::query_as("select * from queue.look($1, $2)")
+        sqlx::query_as("select * from queue.look($1, $2, $3)")
             .bind(queues)
             .bind(shared.identity.as_ref().map(|identity| identity.machine.as_str()))
+            .bind(timers_from)
             .fetch_one(&shared.pool),
     )
     .await?;
@@ -238,13 +280,13 @@ async fn look(shared: &Shared, asked: &Asked) -> Result<Duration, Error> {
     }
     let dead: Vec<Uuid> = found.dead().collect();
     if found.expired || !dead.is_empty() {
-        *asked.dead.lock().unwrap_or_else(PoisonError::into_inner) = dead;
+        *lock(&asked.dead) = dead;
         asked.rescue.notify_one();
     }
     if found.released {
         unpark(shared).await?;
     }
-    let expiry = found.next_expiry_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+    let expiry = found.next_expiry_ms.and_then(|ms| Duration::try_from_secs_f64(ms.max(0.0) / 1000.0).ok());
     Ok(expiry.map_or(POLL, |expiry| (expiry + EXPIRY_MARGIN).min(POLL)))
 }
 

@@ -193,7 +193,7 @@ pub async fn enqueue(
     };
     let mut wake = Wake::none();
     for (job, enqueued) in jobs.iter().zip(&enqueued) {
-        let later = matches!(job.run_at, RunAt::After(delay) if !delay.is_zero());
+        let later = delay_ms(job.run_at).is_some_and(|ms| ms > 0);
         if matches!(enqueued, Enqueued::Added(_)) && !later {
             wake.add_job(job.queue, &job.tenant, &job.lane);
         }

@@ -23,7 +23,8 @@ pub async fn limit(conn: &mut PgConnection, queue: &str, lane: &str, limits: Lim
             update queue.running set capped = true where queue = $1 and lane = $2 and not capped
          )
          insert into queue.lanes (queue, lane, cap, per_second) values ($1, $2, $3, $4)
-         on conflict (queue, lane) do update set cap = $3, per_second = $4, updated_at = now()",
+         on conflict (queue, lane) do update
+            set cap = $3, per_second = $4, counted_from = '-infinity', updated_at = now()",
     )
     .bind(queue)
     .bind(lane)
@@ -32,6 +33,25 @@ pub async fn limit(conn: &mut PgConnection, queue: &str, lane: &str, limits: Lim
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Sets how many jobs of a lane may start in a second, over all replicas; its cap stays.
+pub async fn rate(
+    conn: &mut PgConnection,
+    queue: &str,
+    lane: &str,
+    per_second: Option<f64>,
+) -> Result<Wake, Error> {
+    sqlx::query(
+        "insert into queue.lanes (queue, lane, per_second) values ($1, $2, $3)
+         on conflict (queue, lane) do update set per_second = $3, updated_at = now()",
+    )
+    .bind(queue)
+    .bind(lane)
+    .bind(per_second)
+    .execute(conn)
+    .await?;
+    Ok(Wake::of(&[queue.to_owned()]))
 }
 
 /// Closes a lane for a while, with the reason that its waiting work shows. A later end wins over an earlier one.
@@ -55,6 +75,46 @@ pub async fn close(
     .fetch_one(conn)
     .await?;
     Ok(until.0)
+}
+
+/// What holds for a lane from now on.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    /// The lane.
+    pub lane: &'a str,
+    /// How many of its jobs may run at once.
+    pub cap: Option<i32>,
+    /// For how long it is closed, and why; `None` opens it.
+    pub closed: Option<(Duration, &'a str)>,
+}
+
+/// Sets cap and closing of lanes, whatever they were; rates and pauses stay. The rows are locked in the order of their
+/// names. A lane must be named once.
+pub async fn set(conn: &mut PgConnection, queue: &str, states: &[State<'_>]) -> Result<Wake, Error> {
+    if states.is_empty() {
+        return Ok(Wake::none());
+    }
+    sqlx::query(
+        "with counted as (
+            update queue.running r set capped = true from unnest($2::text[], $3::int4[]) as t(lane, cap)
+            where t.cap is not null and r.queue = $1 and r.lane = t.lane and not r.capped
+        )
+        insert into queue.lanes (queue, lane, cap, closed_until, reason)
+        select $1, lane, cap, now() + make_interval(secs => closed_for), reason
+        from unnest($2::text[], $3::int4[], $4::float8[], $5::text[]) as t(lane, cap, closed_for, reason)
+        order by lane
+        on conflict (queue, lane) do update
+            set cap = excluded.cap, closed_until = excluded.closed_until, reason = excluded.reason,
+                counted_from = '-infinity', updated_at = now()",
+    )
+    .bind(queue)
+    .bind(states.iter().map(|state| state.lane).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.cap).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.closed.map(|(delay, _)| delay.as_secs_f64())).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.closed.map(|(_, reason)| reason)).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(Wake::of(&[queue.to_owned()]))
 }
 
 /// Opens a lane that was closed.

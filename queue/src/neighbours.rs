@@ -12,15 +12,21 @@ pub(crate) struct Identity {
 
 #[cfg(target_os = "linux")]
 impl Identity {
-    /// This process; `None` where the kernel does not say.
+    /// This process; `None` where the kernel does not say, or /proc is that of another process namespace: the numbers
+    /// there are not those that signals go to.
     pub(crate) fn own() -> Option<Self> {
         let process = procfs::process::Process::myself().ok()?;
+        if process.pid() != rustix::process::getpid().as_raw_nonzero().get() {
+            return None;
+        }
         let namespaces = process.namespaces().ok()?.0;
-        let namespace = namespaces.get(std::ffi::OsStr::new("pid"))?.identifier;
+        let namespace = |name: &str| namespaces.get(std::ffi::OsStr::new(name)).map(|found| found.identifier);
+        // Where there are namespaces of time, start times are shifted by theirs.
+        let (pids, times) = (namespace("pid")?, namespace("time").unwrap_or_default());
         let boot = procfs::sys::kernel::random::boot_id().ok()?;
         let host = rustix::system::uname();
         Some(Self {
-            machine: format!("{} {namespace} {}", boot.trim(), host.nodename().to_string_lossy()),
+            machine: format!("{} {pids} {times} {}", boot.trim(), host.nodename().to_string_lossy()),
             pid: process.pid(),
             started: started(&process)?,
         })

@@ -25,14 +25,14 @@ const FRUITLESS_MAX: u32 = 20;
 /// holds an old snapshot, so that what was claimed cannot be removed from the index.
 const SLOW: Duration = Duration::from_millis(40);
 const SLOW_EACH: Duration = Duration::from_micros(300);
-/// How long the known lanes are claimed from where they stand then, before everything is looked at again: so many times as
-/// long as the look took, within these bounds. (The claim after a look walks over the same dead rows once more.)
-const SLOW_TIMES: f64 = 8.0;
+/// How long the known lanes are claimed from where they stand then, and only lanes that come beside them are looked for,
+/// before everything is looked at again: so many times as long as the look took, within these bounds.
+const SLOW_TIMES: f64 = 20.0;
 const SLOW_PAUSE_MIN: f64 = 1.0;
-const SLOW_PAUSE_MAX: f64 = 5.0;
-/// How far behind the last claimed job a lane is claimed from where it stands: what committed later than its neighbours
-/// by more than this waits for the next look.
-const SLOW_LAG: Duration = Duration::from_millis(200);
+const SLOW_PAUSE_MAX: f64 = 30.0;
+/// How far behind the last claimed job a lane is claimed from where it stands: what comes further ahead of it waits for the
+/// next look.
+const SLOW_LAG: Duration = Duration::from_secs(10);
 
 const TAKE: &str = "select *, extract(epoch from clock_timestamp() - rank)::float8 as after_rank_seconds
     from queue.take($1, $2, $3, $4, $5, $6)";
@@ -60,7 +60,8 @@ pub struct Rota {
     left: Option<(String, usize)>,
     /// When a look was slow: not before this time there is another, and claims begin where the lanes stand.
     next_look: Option<Instant>,
-    /// Meanwhile, the lanes that had nothing more to give.
+    /// The lanes that had nothing more to give, until the next look: those with limits, for they may be full and have room
+    /// again, and all of them while looks are spared.
     resting: Vec<(String, usize, Lane)>,
 }
 
@@ -95,6 +96,17 @@ struct Seen {
     head: DateTime<Utc>,
     whole: bool,
     took_ms: f64,
+}
+
+/// A lane that lies beside the known ones.
+#[derive(Debug, FromRow)]
+struct Beside {
+    tenant: String,
+    weight: i32,
+    lane: String,
+    guarded: bool,
+    open: bool,
+    head: DateTime<Utc>,
 }
 
 /// How many jobs one claim asks of which lanes.
@@ -155,31 +167,42 @@ impl Rota {
         }
     }
 
-    /// Notes that a lane may have something to claim, so that it need not be looked for. While not all lanes are known all
-    /// are looked at instead: the unknown ones shall not wait behind it.
+    /// Notes that a lane may have something to claim, because this tenant got a job there or one of its jobs ended, so that
+    /// it need not be looked for. Other tenants whose jobs wait in the lane go before it. While not all lanes are known all
+    /// are looked at instead (unless looks are spared): the unknown ones shall not wait behind it.
     pub fn expect(&mut self, tenant: &str, lane: &str) {
         if !self.whole {
             self.unseen = true;
             return;
         }
-        let rests = self.resting.iter().position(|(of, _, rests)| of == tenant && rests.name == lane);
-        let (weight, new) = match rests.map(|index| self.resting.swap_remove(index)) {
-            Some((_, weight, lane)) => (weight, lane),
-            None => (self.weights.get(tenant).copied().unwrap_or(1), Lane::new(lane, false)),
-        };
+        self.fruitless = 0;
+        let mut own = None;
+        for (of, weight, rested) in self.resting.extract_if(.., |(_, _, rests)| rests.name == lane) {
+            // What came may be ahead of what was first.
+            let rested = Lane { head: None, ..rested };
+            if of == tenant {
+                own = Some((weight, rested));
+            } else if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == of) {
+                turn.lanes.push_back(rested);
+            } else {
+                self.turns.push_front(Turn { tenant: of, weight, lanes: [rested].into() });
+            }
+        }
+        // Whether it has limits is not known; as one that has, it is shared with no other tenant in the same claim.
+        let new = || (self.weights.get(tenant).copied().unwrap_or(1), Lane::new(lane, true));
+        let (weight, own) = own.unwrap_or_else(new);
         let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == tenant) else {
-            self.turns.push_back(Turn { tenant: tenant.to_owned(), weight, lanes: [new].into() });
+            self.turns.push_back(Turn { tenant: tenant.to_owned(), weight, lanes: [own].into() });
             return;
         };
         match turn.lanes.iter_mut().find(|known| known.name == lane) {
-            // What came may be ahead of what was first.
             Some(known) => known.head = None,
-            None => turn.lanes.push_back(new),
+            None => turn.lanes.push_back(own),
         }
     }
 
     /// Claims up to `limit` jobs of a queue under a lease. `look` says that there may be jobs in lanes that the last look
-    /// did not see. Fails with the SQLSTATE `QL001` when the lease has lapsed.
+    /// did not see, or ahead of where it saw them begin. Fails with the SQLSTATE `QL001` when the lease has lapsed.
     pub async fn claim(
         &mut self,
         conn: &mut PgConnection,
@@ -197,6 +220,7 @@ impl Rota {
         if resting {
             if look {
                 self.wake_lanes();
+                self.discover(conn, queue).await?;
             }
         } else if look || self.turns.is_empty() {
             self.look(conn, queue, limit).await?;
@@ -234,6 +258,31 @@ impl Rota {
         }
     }
 
+    /// Looks for lanes beside the known ones, and passes by what has died in these.
+    async fn discover(&mut self, conn: &mut PgConnection, queue: &str) -> Result<(), sqlx::Error> {
+        let known = self
+            .turns
+            .iter()
+            .flat_map(|turn| turn.lanes.iter().map(|lane| (turn.tenant.as_str(), lane.name.as_str())));
+        let (tenants, lanes): (Vec<&str>, Vec<&str>) = known.unzip();
+        let found: Vec<Beside> = sqlx::query_as("select * from queue.walk_between($1, $2, $3)")
+            .bind(queue)
+            .bind(tenants)
+            .bind(lanes)
+            .fetch_all(conn)
+            .await?;
+        for beside in found.into_iter().filter(|beside| beside.open) {
+            let new = Lane { stands: Some(beside.head), ..Lane::new(&beside.lane, beside.guarded) };
+            if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == beside.tenant) {
+                turn.lanes.push_back(new);
+            } else {
+                let weight = usize::try_from(beside.weight).unwrap_or(1);
+                self.turns.push_back(Turn { tenant: beside.tenant, weight, lanes: [new].into() });
+            }
+        }
+        Ok(())
+    }
+
     /// Reads which lanes have ready jobs, beginning after those that were served last.
     async fn look(&mut self, conn: &mut PgConnection, queue: &str, limit: usize) -> Result<(), sqlx::Error> {
         let (tenants, lanes): (Vec<&str>, Vec<&str>) =
@@ -248,13 +297,14 @@ impl Rota {
             .await?;
         self.turns.clear();
         self.resting.clear();
-        self.weights.clear();
         self.whole = seen.first().is_none_or(|seen| seen.whole);
         let took = seen.iter().map(|seen| seen.took_ms).fold(0.0, f64::max) / 1000.0;
         for seen in &seen {
             if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
                 let weight = usize::try_from(seen.weight).unwrap_or(1);
-                if weight != 1 && self.weights.len() < WEIGHTS_MAX {
+                if weight == 1 {
+                    self.weights.remove(&seen.tenant);
+                } else if self.weights.len() < WEIGHTS_MAX {
                     self.weights.insert(seen.tenant.clone(), weight);
                 }
                 self.turns.push_back(Turn { tenant: seen.tenant.clone(), weight, lanes: VecDeque::new() });
@@ -369,7 +419,7 @@ impl Rota {
                     && given.is_some_and(|(count, _)| *count >= shares.budgets[index])
                 {
                     turn.lanes.push_back(lane);
-                } else if self.next_look.is_some() {
+                } else if self.next_look.is_some() || lane.guarded {
                     self.resting.push((turn.tenant.clone(), turn.weight, lane));
                 }
             }

@@ -54,6 +54,8 @@ const POOL: u32 = 4;
 pub(crate) const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
 /// How much of a shutdown is kept for recording outcomes.
 const RECORDING_MAX: Duration = Duration::from_secs(2);
+/// How many lanes are expected before everything is looked at instead.
+const EXPECTED_MAX: usize = 200;
 /// Outcomes that may wait for the completer before handlers wait for it.
 const OUTCOMES_WAITING_MAX: usize = 10_000;
 
@@ -69,9 +71,6 @@ pub(crate) struct Slots {
     pub(crate) expected: Arc<Mutex<HashSet<(String, String)>>>,
     pub(crate) meters: Arc<Meters>,
 }
-
-/// How many lanes are expected before everything is looked at instead.
-const EXPECTED_MAX: usize = 200;
 
 impl Slots {
     /// Whether something happened since the last claim that may have brought jobs.
@@ -108,7 +107,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// A mutex guards plain values here, which no panic leaves half done.
+/// Locks a mutex, also after a panic: it guards plain values here, which no panic leaves half done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

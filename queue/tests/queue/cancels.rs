@@ -115,7 +115,7 @@ async fn lapse(conn: &mut PgConnection, lease: Uuid) {
 
 /// Promotes and rescues; nobody is to blame for these deaths.
 async fn tend(pool: &PgPool) {
-    sqlx::query("select queue.promote(50)").execute(pool).await.expect("promoted");
+    sqlx::query("select queue.promote(50, null)").execute(pool).await.expect("promoted");
     sqlx::query("select queue.rescue(30000, 30000, interval '6 seconds', false, '{}')")
         .execute(pool)
         .await
@@ -152,7 +152,7 @@ async fn settle(pool: &PgPool) -> Vec<String> {
     tend(pool).await;
     assert_eq!(count(pool, "running").await, 0, "all leases have lapsed");
     sqlx::query("update queue.deferred set run_at = now()").execute(pool).await.expect("due");
-    sqlx::query("select queue.promote(100000)").execute(pool).await.expect("promoted");
+    sqlx::query("select queue.promote(100000, null)").execute(pool).await.expect("promoted");
     let mut conn = pool.acquire().await.expect("a connection");
     let last = lease(pool).await;
     let mut claimed = Vec::new();

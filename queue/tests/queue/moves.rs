@@ -314,7 +314,7 @@ async fn timers_are_promoted_when_due_and_not_before() {
         .await
         .unwrap();
     let (promoted,): (i32,) =
-        sqlx::query_as("select promoted from queue.promote(100)").fetch_one(pool).await.unwrap();
+        sqlx::query_as("select promoted from queue.promote(100, null)").fetch_one(pool).await.unwrap();
     assert_eq!(promoted, 1);
     assert_eq!(count(pool, "ready").await, 2);
 }
@@ -432,6 +432,16 @@ async fn nobody_is_rescued_until_the_database_has_taken_beats_for_an_expiry() {
     assert!(!steady().await, "a gap of more than half an expiry");
     lease(4.0, 2.0).await;
     assert!(steady().await, "three short lives in a row are as good as a long one");
+    sqlx::query(
+        "with ended as (delete from queue.leases where steady_since < clock_timestamp() - interval '3 seconds' returning *)
+         insert into queue.deaths (lease, steady_since, beat_at) select id, steady_since, beat_at from ended",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    assert!(steady().await, "also when they have been rescued meanwhile");
+    sqlx::query("delete from queue.deaths").execute(pool).await.unwrap();
+    assert!(!steady().await);
 }
 
 async fn expire(pool: &sqlx::PgPool, lease: uuid::Uuid) {
@@ -448,5 +458,5 @@ async fn promote_all(pool: &sqlx::PgPool) {
         .execute(pool)
         .await
         .expect("the database answers");
-    sqlx::query("select * from queue.promote(1000)").execute(pool).await.expect("the database answers");
+    sqlx::query("select * from queue.promote(1000, null)").execute(pool).await.expect("the database answers");
 }

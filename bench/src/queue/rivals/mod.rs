@@ -137,7 +137,9 @@ async fn recoveries(
     }
     let mut unseen = Vec::new();
     for round in 0..rounds {
-        unseen.push(measure::recovery(server, &ALL[0], round, &["--unseen"]).await?.last_s);
+        let recovery = measure::recovery(server, &ALL[0], round, &["--unseen"]).await?;
+        anyhow::ensure!(recovery.is_complete(), "only {} jobs were rescued in time", recovery.started);
+        unseen.push(recovery.last_s);
     }
     report.add(&format!("{}_recovery_unseen_s", ALL[0].name), median(unseen), Goal::None);
     first(report, "first_on_recovery", entries, |entry| {

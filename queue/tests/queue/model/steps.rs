@@ -145,7 +145,7 @@ impl World {
     }
 
     pub async fn promote(&mut self, limit: usize) -> Result<()> {
-        let promoted: i32 = sqlx::query_scalar("select promoted from queue.promote($1)")
+        let promoted: i32 = sqlx::query_scalar("select promoted from queue.promote($1, null)")
             .bind(i32::try_from(limit)?)
             .fetch_one(&mut *self.conn)
             .await?;
