@@ -3,7 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use shared::{config::parse_duration, domain::delivery::RetrySchedule};
+use shared::{
+    config::parse_duration,
+    domain::{
+        circuit::{CircuitPolicy, DisableAfter},
+        delivery::RetrySchedule,
+    },
+};
 
 /// What the dispatcher needs to know besides what every role does.
 #[derive(Debug, Clone, Args)]
@@ -21,17 +27,51 @@ pub struct DispatcherConfig {
     #[arg(long, env = "IRIS_WEBHOOK_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
     pub webhook_timeout: Duration,
 
+    /// After how many failed attempts in a row an endpoint is left alone, but for one try now and then; deliveries to it
+    /// wait meanwhile.
+    #[arg(long, env = "IRIS_WEBHOOK_CIRCUIT_FAILURES", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    pub webhook_circuit_failures: u16,
+
+    /// Over how long those failures must have come at least.
+    #[arg(long, env = "IRIS_WEBHOOK_CIRCUIT_OVER", default_value = "10s", value_parser = parse_duration)]
+    pub webhook_circuit_over: Duration,
+
+    /// How long after that the endpoint is tried again; each failed try doubles it, up to 10 min.
+    #[arg(long, env = "IRIS_WEBHOOK_CIRCUIT_PAUSE", default_value = "30s", value_parser = parse_duration)]
+    pub webhook_circuit_pause: Duration,
+
+    /// After how long without any success an endpoint is disabled and its account told; `off` is never.
+    #[arg(long, env = "IRIS_WEBHOOK_DISABLE_AFTER", default_value = "5d")]
+    pub webhook_disable_after: DisableAfter,
+
     /// How many events are relayed in one transaction at most.
     #[arg(long, env = "IRIS_RELAY_BATCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=5000))]
     pub relay_batch: u16,
 }
 
+impl DispatcherConfig {
+    /// When an endpoint is left alone, and when it is given up.
+    pub fn circuit(&self) -> CircuitPolicy {
+        CircuitPolicy {
+            failures: self.webhook_circuit_failures,
+            over: self.webhook_circuit_over,
+            pause: self.webhook_circuit_pause,
+            disable_after: self.webhook_disable_after,
+        }
+    }
+}
+
 impl Default for DispatcherConfig {
     fn default() -> Self {
+        let circuit = CircuitPolicy::default();
         Self {
             webhook_slots: 200,
             webhook_retries: RetrySchedule::default(),
             webhook_timeout: Duration::from_secs(30),
+            webhook_circuit_failures: circuit.failures,
+            webhook_circuit_over: circuit.over,
+            webhook_circuit_pause: circuit.pause,
+            webhook_disable_after: circuit.disable_after,
             relay_batch: 500,
         }
     }

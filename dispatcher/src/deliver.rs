@@ -22,7 +22,7 @@ use rand::Rng;
 use shared::{
     Database,
     db::deliveries::{self, DueDelivery},
-    domain::{delivery::ErrorClass, endpoint::secret_place},
+    domain::{delivery::ErrorClass, endpoint::secret_place, endpoint_headers},
     jobs::Deliver,
     secrets::{SecretKey, Unsealable},
 };
@@ -187,7 +187,8 @@ impl Deliverer {
         // Receivers compare it with their own clocks, so it is the database's, whose clock is watched over, and not that
         // of whichever machine this is.
         let started_at = due.read_at + read.elapsed();
-        let headers = key.headers(due.id, started_at.timestamp(), &body);
+        let mut headers = endpoint_headers::for_request(&due.headers);
+        headers.extend(key.headers(due.id, started_at.timestamp(), &body));
         let cancelled = claimed.job.cancelled().clone();
         let answer = tokio::select! {
             answer = self.client.post(&due.url, headers, body) => answer,

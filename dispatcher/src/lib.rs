@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod config;
 mod deliver;
+mod gauges;
 mod http_client;
 mod record;
 pub mod relay;
@@ -53,7 +54,7 @@ pub async fn run(
         name: NAME.into(),
         connect: connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
         notifier: database.notifier().clone(),
-        seen_by_neighbours: true,
+        seen_by_neighbours: base.seen_by_neighbours,
         listen: true,
         schedules: Vec::new(),
     })?;
@@ -63,9 +64,10 @@ pub async fn run(
     let give_up = CancellationToken::new();
     let loops = TaskTracker::new();
     loops.spawn(relay::run(database.clone(), usize::from(config.relay_batch), shutdown.clone()));
-    loops.spawn(relay::watch_depth(database.clone(), shutdown.clone()));
+    loops.spawn(gauges::run(database.clone(), shutdown.clone()));
     loops.spawn(deliverer.run(source));
-    loops.spawn(record::run(database.clone(), config.webhook_retries, sent, give_up.clone()));
+    let policy = record::Policy { circuit: config.circuit(), retries: config.webhook_retries };
+    loops.spawn(record::run(database.clone(), policy, sent, give_up.clone()));
     // Taken out when the dispatcher stops, from when on it is not ready.
     *lock(&leased) = Some(runtime);
     admin.serve(base.admin_addr, give_up.clone()).await?;

@@ -14,9 +14,13 @@ use shared::{
     db::{
         attempts::{self, NewAttempt},
         deliveries::{self, DeliveryChange},
-        endpoints::{self, HealthChange},
+        endpoint_health::{self, HealthChange},
+        endpoints,
     },
-    domain::delivery::{DeliveryStatus, RetrySchedule, parse_retry_after},
+    domain::{
+        circuit::CircuitPolicy,
+        delivery::{DeliveryStatus, ErrorClass, RetrySchedule, parse_retry_after},
+    },
 };
 use sqlx::error::DatabaseError;
 use tokio::sync::mpsc;
@@ -38,11 +42,20 @@ const RETRY: Duration = Duration::from_millis(500);
 /// The status that says "for ever" (RFC 9110, section 15.5.11).
 const GONE: u16 = 410;
 
+/// What follows from failures.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// When a delivery is attempted again.
+    pub retries: RetrySchedule,
+    /// When its endpoint is left alone.
+    pub circuit: CircuitPolicy,
+}
+
 /// Records what was sent, until every sender is gone. What cannot be written is kept and tried again for ever, or until
 /// `give_up`; whether it still counts is for the job's token to say.
 pub async fn run(
     database: Database,
-    schedule: RetrySchedule,
+    policy: Policy,
     mut sent: mpsc::Receiver<Sent>,
     give_up: CancellationToken,
 ) {
@@ -57,8 +70,8 @@ pub async fn run(
                 () = &mut gather => break,
             }
         }
-        let rows: Vec<Row> = batch.iter().map(|sent| Row::new(sent, &schedule)).collect();
-        let refused = record_all(&database, &rows, &give_up).await;
+        let rows: Vec<Row> = batch.iter().map(|sent| Row::new(sent, &policy.retries)).collect();
+        let refused = record_all(&database, &rows, &policy.circuit, &give_up).await;
         for Sent { claimed, .. } in batch {
             // The others' slots are free now.
             if refused.contains(&(claimed.job.id(), claimed.job.run())) {
@@ -141,11 +154,16 @@ impl Row {
 
 /// Records a batch, however long the database is away. A batch that the database refuses for what is in it is split
 /// until the row that offends stands alone. Returns the tokens of such rows.
-async fn record_all(database: &Database, rows: &[Row], give_up: &CancellationToken) -> HashSet<(Uuid, i32)> {
+async fn record_all(
+    database: &Database,
+    rows: &[Row],
+    circuit: &CircuitPolicy,
+    give_up: &CancellationToken,
+) -> HashSet<(Uuid, i32)> {
     let mut refused = HashSet::new();
     let mut waiting = vec![rows];
     while let Some(rows) = waiting.pop() {
-        match tokio::time::timeout(RECORD_DEADLINE, record(database, rows)).await {
+        match tokio::time::timeout(RECORD_DEADLINE, record(database, rows, circuit)).await {
             Ok(Ok(())) => continue,
             Ok(Err(error)) if is_about_content(&error) => {
                 tracing::error!(%error, outcomes = rows.len(), "the database refuses outcomes of deliveries");
@@ -176,14 +194,15 @@ async fn record_all(database: &Database, rows: &[Row], give_up: &CancellationTok
 }
 
 /// Whether trying again is of no use: a data exception or a constraint (SQLSTATE classes 22 and 23).
-fn is_about_content(error: &sqlx::Error) -> bool {
+fn is_about_content(error: &queue::Error) -> bool {
+    let queue::Error::Database(error) = error else { return false };
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// Writes a batch in one transaction. The jobs come first: a row whose token is stale belongs to a run elsewhere, and
 /// nothing of it is written.
-async fn record(database: &Database, rows: &[Row]) -> Result<(), sqlx::Error> {
+async fn record(database: &Database, rows: &[Row], circuit: &CircuitPolicy) -> Result<(), queue::Error> {
     let mut tx = database.begin().await?;
     deliveries::look_up_by_key(&mut tx).await?;
     let jobs: Vec<Recorded> = rows.iter().map(|row| row.job.clone()).collect();
@@ -193,14 +212,17 @@ async fn record(database: &Database, rows: &[Row]) -> Result<(), sqlx::Error> {
     deliveries::record_many(&mut tx, &changes).await?;
     let made: Vec<NewAttempt> = rows.iter().filter_map(|row| row.attempt.clone()).collect();
     attempts::insert_many(&mut tx, &made).await?;
-    let disabled = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
-    endpoints::record_health(&mut tx, &health(&rows)).await?;
+    let gone = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
+    let (wake, failing) = endpoint_health::record(&mut tx, &health(&rows), circuit).await?;
+    tx.wake(wake);
     tx.commit().await?;
     for job in &jobs {
         job.count(accepted.contains(&job.token()));
     }
-    for endpoint_id in disabled {
-        tracing::info!(%endpoint_id, "the endpoint is gone (410) and was disabled");
+    for (endpoints, reason) in [(gone, "gone"), (failing, "failing")] {
+        for endpoint_id in endpoints {
+            tracing::info!(%endpoint_id, reason, "an endpoint was disabled");
+        }
     }
     let stale = jobs.len() - rows.len();
     if stale > 0 {
@@ -234,13 +256,22 @@ fn health(rows: &[&Row]) -> Vec<HealthChange> {
             endpoint_id: row.endpoint_id,
             succeeded: false,
             failures: 0,
-            failing_since: None,
+            failing: None,
+            timed_out: false,
         });
         if attempt.error_class.is_none() {
-            *change = HealthChange { succeeded: true, failures: 0, failing_since: None, ..change.clone() };
+            *change = HealthChange {
+                succeeded: true,
+                failures: 0,
+                failing: None,
+                timed_out: false,
+                ..change.clone()
+            };
         } else {
+            let (first, last) = change.failing.unwrap_or((attempt.started_at, attempt.started_at));
             change.failures += 1;
-            change.failing_since.get_or_insert(attempt.started_at);
+            change.failing = Some((first, last.max(attempt.started_at)));
+            change.timed_out |= attempt.error_class == Some(ErrorClass::Timeout);
         }
     }
     changes.into_values().collect()

@@ -24,8 +24,6 @@ const IDLE_MIN: Duration = Duration::from_millis(10);
 const IDLE_MAX: Duration = Duration::from_millis(500);
 /// How many deliveries one transaction should make: events with many endpoints are taken in smaller batches.
 const DELIVERIES_MAX: usize = 5000;
-/// How often the depth of the outbox is measured.
-const DEPTH_EVERY: Duration = Duration::from_secs(10);
 /// A test event's delivery goes before all others: somebody waits for it.
 const TEST_PRIORITY: i16 = -100;
 
@@ -165,26 +163,6 @@ fn plan(taken: &[Taken]) -> anyhow::Result<(Vec<NewDelivery>, Vec<NewJob>)> {
 /// The rows of one event stand together.
 fn count_events(taken: &[Taken]) -> usize {
     taken.chunk_by(|a, b| a.event_id == b.event_id).count()
-}
-
-/// Measures the outbox until `stop`.
-pub async fn watch_depth(database: Database, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let depth = async {
-            let mut conn = database.pool().acquire().await?;
-            outbox::depth(&mut conn).await
-        };
-        match tokio::time::timeout(DEPTH_EVERY, depth).await {
-            Ok(Ok(depth)) => {
-                #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-                metrics::gauge!("outbox_events").set(depth.events as f64);
-                metrics::gauge!("outbox_oldest_seconds").set(depth.oldest.as_secs_f64());
-            }
-            Ok(Err(error)) => tracing::debug!(%error, "the outbox was not measured"),
-            Err(_) => tracing::debug!("the outbox was not measured in time"),
-        }
-        let _ = tokio::time::timeout(DEPTH_EVERY, stop.cancelled()).await;
-    }
 }
 
 #[cfg(test)]

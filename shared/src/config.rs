@@ -35,6 +35,11 @@ pub struct BaseConfig {
     #[command(flatten)]
     pub mailbox: MailboxConfig,
 
+    /// Whether the other roles of this machine may see at once that this one died; otherwise its jobs wait until its lease
+    /// expires. To be turned off where machines are running copies of one snapshot.
+    #[arg(long, env = "IRIS_SEEN_BY_NEIGHBOURS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub seen_by_neighbours: bool,
+
     /// Where the role serves /health/live, /health/ready and /metrics.
     #[arg(long, env = "IRIS_ADMIN_ADDR", default_value = "127.0.0.1:0")]
     pub admin_addr: SocketAddr,

@@ -77,7 +77,7 @@ pub async fn run(config: WorkerConfig, base: BaseConfig, shutdown: CancellationT
         name: NAME.into(),
         connect: db::connect_options(&base.database_url, NAME).context("DATABASE_URL")?,
         notifier: database.notifier().clone(),
-        seen_by_neighbours: true,
+        seen_by_neighbours: base.seen_by_neighbours,
         listen: true,
         schedules: schedule::schedules()?,
     })?;

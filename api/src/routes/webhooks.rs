@@ -1,6 +1,10 @@
 //! Webhook endpoints.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -15,6 +19,7 @@ use shared::{
         FieldError,
         delivery::{Delivery, DeliveryStatus},
         endpoint::{Endpoint, new_secret, secret_place},
+        endpoint_headers,
         endpoint_url::{self, AllowList},
         field::Checks,
     },
@@ -39,6 +44,8 @@ use crate::{
 const TEST_DEADLINE: Duration = Duration::from_secs(45);
 /// The longest description in characters.
 const DESCRIPTION_CHARS_MAX: usize = 500;
+/// How many deliveries a second an endpoint may be limited to.
+const RATE_LIMITS: RangeInclusive<f64> = 0.01..=10_000.0;
 
 /// An endpoint to be registered.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -52,6 +59,13 @@ pub struct CreateWebhook {
     /// What its owner says about it.
     #[schema(max_length = 500)]
     description: Option<String>,
+    /// How many deliveries a second it wants at most; no limit unless given.
+    #[schema(minimum = 0.01, maximum = 10_000)]
+    rate_limit: Option<f64>,
+    /// Headers that its requests carry besides iris's own, which none of them may replace.
+    #[serde(default)]
+    #[schema(example = json!({"authorization": "Bearer ..."}))]
+    headers: BTreeMap<String, String>,
 }
 
 /// What to change in an endpoint. Absent fields stay.
@@ -70,6 +84,12 @@ pub struct UpdateWebhook {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 500)]
     description: Option<Option<String>>,
+    /// How many deliveries a second it wants at most; null for no limit.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<f64>, minimum = 0.01, maximum = 10_000)]
+    rate_limit: Option<Option<f64>>,
+    /// All headers that its requests carry besides iris's own.
+    headers: Option<BTreeMap<String, String>>,
 }
 
 /// A new endpoint: the only answer with its secret.
@@ -124,17 +144,25 @@ pub async fn create(
     caller: Caller,
     Body(new): Body<CreateWebhook>,
 ) -> Result<Data<CreatedWebhook>, ApiError> {
-    let (url, events) =
-        check(Some(&new.url), Some(&new.events), new.description.as_deref(), &app.webhook_allow)?;
+    let given = Given {
+        url: Some(&new.url),
+        events: Some(&new.events),
+        description: new.description.as_deref(),
+        rate_limit: new.rate_limit,
+        headers: Some(&new.headers),
+    };
+    let checked = given.check(&app.webhook_allow)?;
     let (id, secret) = (new_id(), new_secret());
     let sealed_secret = app.secret_key.seal(&secret_place(id), &secret)?;
     let mut tx = app.database.begin().await?;
     let new = NewEndpoint {
         id,
-        url: &url.unwrap_or(new.url),
-        events: &events.unwrap_or_default(),
+        url: &checked.url.unwrap_or(new.url),
+        events: &checked.events.unwrap_or_default(),
         description: new.description.as_deref(),
         sealed_secret: &sealed_secret,
+        rate_limit: new.rate_limit,
+        headers: &checked.headers.unwrap_or_default(),
     };
     let Created::Endpoint(endpoint) = db::create(&mut tx, caller.account_id, &new).await? else {
         return Err(ApiError::new(Code::Conflict).saying("the account has as many webhooks as it may have"));
@@ -172,11 +200,23 @@ pub async fn update(
     Body(patch): Body<UpdateWebhook>,
 ) -> Result<Data<Endpoint>, ApiError> {
     let description = patch.description.as_ref().map(Option::as_deref);
-    let (url, events) =
-        check(patch.url.as_deref(), patch.events.as_deref(), description.flatten(), &app.webhook_allow)?;
+    let given = Given {
+        url: patch.url.as_deref(),
+        events: patch.events.as_deref(),
+        description: description.flatten(),
+        rate_limit: patch.rate_limit.flatten(),
+        headers: patch.headers.as_ref(),
+    };
+    let checked = given.check(&app.webhook_allow)?;
     let mut tx = app.database.begin().await?;
-    let change =
-        EndpointPatch { url: url.as_deref(), events: events.as_deref(), enabled: patch.enabled, description };
+    let change = EndpointPatch {
+        url: checked.url.as_deref(),
+        events: checked.events.as_deref(),
+        enabled: patch.enabled,
+        description,
+        rate_limit: patch.rate_limit,
+        headers: checked.headers.as_ref(),
+    };
     let endpoint = db::update(&mut tx, caller.account_id, id, &change).await?;
     let endpoint = endpoint.ok_or_else(|| ApiError::new(Code::WebhookNotFound))?;
     let metadata = json!({"url": endpoint.url, "events": endpoint.events, "enabled": endpoint.enabled});
@@ -288,21 +328,38 @@ async fn find_attempted(
         .filter(|delivery| delivery.status != DeliveryStatus::Pending || !delivery.attempts.is_empty()))
 }
 
-/// The URL in its stored form and the event types, once nothing is wrong with them.
-fn check(
-    url: Option<&str>,
-    events: Option<&[String]>,
-    description: Option<&str>,
-    allow: &AllowList,
-) -> Result<(Option<String>, Option<Vec<EventType>>), ApiError> {
-    let mut checks = Checks::new();
-    checks.optional_text("description", description, DESCRIPTION_CHARS_MAX);
-    let mut wrong = checks.finish();
-    let url = url.map(|url| endpoint_url::parse(url, allow)).transpose();
-    let url = url.map_err(|error| wrong.push(FieldError::new("url", error.to_string())));
-    let events = events.map(|names| parse_events(names, &mut wrong));
-    ApiError::unless_empty(wrong)?;
-    Ok((url.ok().flatten().map(String::from), events))
+/// What a caller gave to be checked.
+struct Given<'a> {
+    url: Option<&'a str>,
+    events: Option<&'a [String]>,
+    description: Option<&'a str>,
+    rate_limit: Option<f64>,
+    headers: Option<&'a BTreeMap<String, String>>,
+}
+
+/// The same in the form in which it is stored.
+struct Checked {
+    url: Option<String>,
+    events: Option<Vec<EventType>>,
+    headers: Option<BTreeMap<String, String>>,
+}
+
+impl Given<'_> {
+    /// What is wrong with any of it, or its stored form.
+    fn check(&self, allow: &AllowList) -> Result<Checked, ApiError> {
+        let mut checks = Checks::new();
+        checks.optional_text("description", self.description, DESCRIPTION_CHARS_MAX);
+        let rated = self.rate_limit.is_none_or(|limit| RATE_LIMITS.contains(&limit));
+        checks.require(rated, "rate_limit", "must be between 0.01 and 10000");
+        let mut wrong = checks.finish();
+        let url = self.url.map(|url| endpoint_url::parse(url, allow)).transpose();
+        let url = url.map_err(|error| wrong.push(FieldError::new("url", error.to_string())));
+        let events = self.events.map(|names| parse_events(names, &mut wrong));
+        let headers = self.headers.map(endpoint_headers::check).transpose();
+        let headers = headers.map_err(|errors| wrong.extend(errors));
+        ApiError::unless_empty(wrong)?;
+        Ok(Checked { url: url.ok().flatten().map(String::from), events, headers: headers.ok().flatten() })
+    }
 }
 
 fn parse_events(names: &[String], wrong: &mut Vec<FieldError>) -> Vec<EventType> {

@@ -195,6 +195,7 @@ fn base_config(database_url: &str) -> BaseConfig {
             smtp_from: Some(format!("Iris <{MAILBOX}>").parse().unwrap()),
             inbound_secret: Some(INBOUND_SECRET.to_owned()),
         },
+        seen_by_neighbours: true,
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         shutdown: Duration::from_secs(20),
     }

@@ -68,6 +68,41 @@ async fn an_impossible_endpoint_is_refused_with_every_reason() {
 }
 
 #[tokio::test]
+async fn a_rate_limit_and_headers_are_set_changed_and_taken_away() {
+    let app = TestApp::start().await;
+    let body = json!({"url": "https://example.com/hooks", "events": ["message.sent"], "rate_limit": 2.5,
+        "headers": {"X-Api-Key": "s3cret"}});
+    let webhook = created(app.post("/webhooks", body).await);
+    assert_eq!((&webhook["rate_limit"], &webhook["headers"]), (&json!(2.5), &json!({"x-api-key": "s3cret"})));
+    let rate = async || -> Option<f64> {
+        sqlx::query_scalar("select per_second from queue.lanes where queue = 'deliver' and lane = $1")
+            .bind(webhook["id"].as_str().unwrap())
+            .fetch_one(app.database.pool())
+            .await
+            .unwrap()
+    };
+    assert_eq!(rate().await, Some(2.5));
+    let path = path_of(&webhook);
+    let changed = ok(app.patch(&path, json!({"headers": {}, "rate_limit": 100})).await);
+    assert_eq!((&changed["rate_limit"], &changed["headers"]), (&json!(100.0), &json!({})));
+    assert_eq!(rate().await, Some(100.0));
+    let changed = ok(app.patch(&path, json!({"rate_limit": null})).await);
+    assert_eq!((&changed["rate_limit"], rate().await), (&Value::Null, None));
+    assert_eq!(ok(app.patch(&path, json!({"description": "ours"})).await)["rate_limit"], Value::Null);
+
+    let body = json!({"rate_limit": 0, "headers": {"Host": "example.org", "x-evil": "a\r\nb: c"}});
+    let wrong = failed(app.patch(&path, body).await, 422, "SERVER_005");
+    assert_eq!(wrong, ["rate_limit", "headers.host", "headers.x-evil"]);
+    failed(app.patch(&path, json!({"headers": {"x-number": 1}})).await, 400, "SERVER_002");
+    assert_eq!(ok(app.get(&path).await)["headers"], json!({}));
+    let told: Vec<Value> = sqlx::query_scalar("select metadata from api_audit_log")
+        .fetch_all(app.database.pool())
+        .await
+        .unwrap();
+    assert!(!json!(told).to_string().contains("s3cret"), "the audit log holds no secret");
+}
+
+#[tokio::test]
 async fn a_test_answers_with_its_delivery() {
     let app = TestApp::start().await;
     let webhook = created(app.post("/webhooks", endpoint()).await);

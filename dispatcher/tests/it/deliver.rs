@@ -54,6 +54,27 @@ async fn a_delivery_is_signed_and_succeeds() {
     assert_eq!(stage.count(jobs_left).await, 0);
 }
 
+#[tokio::test]
+async fn an_endpoints_own_headers_are_sent_beside_ours_and_replace_none() {
+    let stage = Stage::set().await;
+    let mut receiver = Receiver::answering(&[200]).await;
+    let (endpoint, secret) = stage.endpoint(&receiver.url, &[MessageSent]).await;
+    // Stored as they might have been before a name was denied.
+    sqlx::query("update endpoints set headers = $2 where id = $1")
+        .bind(endpoint)
+        .bind(serde_json::json!({"authorization": "Bearer ours", "x-iris-timestamp": "0", "user-agent": "x"}))
+        .execute(stage.pool())
+        .await
+        .unwrap();
+    let dispatcher = stage.dispatch(DispatcherConfig::default());
+    stage.append(MessageSent, new_id(), 1).await;
+    let request = receiver.next().await;
+    request.verify(&secret);
+    assert_eq!(request.header("authorization"), "Bearer ours");
+    assert_eq!(request.header("user-agent"), "Iris-Webhooks/1.0");
+    dispatcher.stop().await;
+}
+
 /// The request byte by byte: a change of the wire must change this test.
 #[tokio::test]
 async fn the_wire_is_as_documented() {

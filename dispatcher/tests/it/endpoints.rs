@@ -46,6 +46,7 @@ async fn an_endpoint_is_listed_changed_and_deleted() {
         events: Some(&[ContactCreated]),
         description: Some(Some("ours")),
         enabled: Some(false),
+        ..EndpointPatch::default()
     };
     let changed = endpoints::update(&mut tx, account_id, ids[0], &patch).await.unwrap().unwrap();
     assert_eq!((changed.url.as_str(), changed.enabled), ("https://example.org/", false));
@@ -94,11 +95,12 @@ async fn enabling_forgets_why_it_was_disabled() {
     let dispatcher = stage.dispatch(once);
     stage.until_status(id, DeliveryStatus::Exhausted).await;
     dispatcher.stop().await;
-    let mut conn = stage.pool().acquire().await.unwrap();
-    let gone = endpoints::find(&mut conn, stage.account_id, id).await.unwrap().unwrap();
+    assert_eq!(stage.count("select count(*) from notifications where type = 'webhook.disabled'").await, 1);
+    let mut tx = stage.database.begin().await.unwrap();
+    let gone = endpoints::find(&mut tx, stage.account_id, id).await.unwrap().unwrap();
     assert!(!gone.enabled && gone.failing_since.is_some() && gone.disabled_reason.is_some());
     let on = EndpointPatch { enabled: Some(true), ..EndpointPatch::default() };
-    let again = endpoints::update(&mut conn, stage.account_id, id, &on).await.unwrap().unwrap();
+    let again = endpoints::update(&mut tx, stage.account_id, id, &on).await.unwrap().unwrap();
     assert!(again.enabled && again.failing_since.is_none() && again.disabled_reason.is_none());
 }
 

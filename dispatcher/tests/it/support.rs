@@ -1,7 +1,7 @@
 //! What the tests of the dispatcher share: an account in a database of its own, receivers, and a running dispatcher.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -86,7 +86,15 @@ impl Stage {
         let key: SecretKey = self.secret_key.parse().unwrap();
         let sealed_secret = &key.seal(&secret_place(id), &secret).unwrap();
         let mut tx = self.database.begin().await.unwrap();
-        let new = NewEndpoint { id, url, events, description: None, sealed_secret };
+        let new = NewEndpoint {
+            id,
+            url,
+            events,
+            description: None,
+            sealed_secret,
+            rate_limit: None,
+            headers: &BTreeMap::new(),
+        };
         let created = endpoints::create(&mut tx, account_id, &new).await.unwrap();
         assert!(matches!(created, Created::Endpoint(endpoint) if endpoint.id == id));
         tx.commit().await.unwrap();

@@ -83,6 +83,8 @@ pub struct DueDelivery {
     pub url: String,
     /// Its endpoint's secret, sealed.
     pub sealed_secret: Vec<u8>,
+    /// Its endpoint's own headers.
+    pub headers: serde_json::Value,
     /// Whether its endpoint is enabled and not deleted.
     pub open: bool,
     /// The event's bytes; none once its history was dropped.
@@ -101,14 +103,14 @@ pub async fn list_due(
 ) -> Result<Vec<DueDelivery>, sqlx::Error> {
     sqlx::query_as(
         // Each lateral query's limit keeps it apart, so that it is looked up row by row.
-        "select d.account_id, d.id, d.endpoint_id, d.attempts, e.url, e.secret as sealed_secret, e.open, v.body,
+        "select d.account_id, d.id, d.endpoint_id, d.attempts, e.url, e.secret as sealed_secret, e.headers, e.open, v.body,
             v.created_at as event_created_at, clock_timestamp() as read_at
          from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
          cross join lateral (
             select * from deliveries d
             where d.account_id = t.account_id and d.id = t.id limit 1) d
          cross join lateral (
-            select url, secret, enabled and deleted_at is null as open from endpoints e
+            select url, secret, headers, enabled and deleted_at is null as open from endpoints e
             where e.account_id = d.account_id and e.id = d.endpoint_id limit 1) e
          left join lateral (
             select body, created_at from events v

@@ -1,10 +1,15 @@
 //! Endpoints, and what their deliveries taught about them.
 
-use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
-use super::page::{Page, Rows};
+use super::{
+    Tx,
+    notifications::{self, NewNotification},
+    page::{Page, Rows},
+};
 use crate::{
     domain::endpoint::{ENDPOINTS_MAX, Endpoint, IN_FLIGHT_MAX},
     events::EventType,
@@ -24,6 +29,10 @@ pub struct NewEndpoint<'a> {
     pub description: Option<&'a str>,
     /// Its secret, sealed for [`secret_place`](crate::domain::endpoint::secret_place).
     pub sealed_secret: &'a [u8],
+    /// How many deliveries a second it wants at most.
+    pub rate_limit: Option<f64>,
+    /// Its own headers, checked by [`endpoint_headers::check`](crate::domain::endpoint_headers::check).
+    pub headers: &'a BTreeMap<String, String>,
 }
 
 /// What asking for a new endpoint led to.
@@ -46,6 +55,10 @@ pub struct EndpointPatch<'a> {
     pub enabled: Option<bool>,
     /// A new description, or none.
     pub description: Option<Option<&'a str>>,
+    /// Another limit of deliveries a second, or none.
+    pub rate_limit: Option<Option<f64>>,
+    /// Other headers of its own, checked.
+    pub headers: Option<&'a BTreeMap<String, String>>,
 }
 
 /// The public form, from `endpoints e` and `endpoint_health h`.
@@ -77,7 +90,8 @@ pub async fn create(
         return Ok(Created::LimitReached);
     }
     sqlx::query(
-        "insert into endpoints (account_id, id, url, events, description, secret) values ($1, $2, $3, $4, $5, $6)",
+        "insert into endpoints (account_id, id, url, events, description, secret, rate_limit, headers)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(account_id)
     .bind(new.id)
@@ -85,9 +99,11 @@ pub async fn create(
     .bind(names(new.events))
     .bind(new.description)
     .bind(new.sealed_secret)
+    .bind(new.rate_limit)
+    .bind(Json(new.headers))
     .execute(&mut *conn)
     .await?;
-    let limits = queue::lanes::Limits { cap: Some(IN_FLIGHT_MAX), per_second: None };
+    let limits = queue::lanes::Limits { cap: Some(IN_FLIGHT_MAX), per_second: new.rate_limit };
     queue::lanes::limit(conn, <Deliver as queue::JobKind>::QUEUE, &new.id.to_string(), limits).await?;
     let endpoint = find(conn, account_id, new.id).await?.ok_or(sqlx::Error::RowNotFound)?;
     Ok(Created::Endpoint(Box::new(endpoint)))
@@ -128,24 +144,26 @@ pub async fn find(
     sqlx::query_as(select_endpoints!("and e.id = $2")).bind(account_id).bind(id).fetch_optional(conn).await
 }
 
-/// Changes an endpoint. Enabling it forgets why it was disabled and what failed before. `None`: the account has no
-/// such endpoint.
+/// Changes an endpoint. Enabling it forgets why it was disabled, and so does another URL what failed before: its circuit
+/// is closed. `None`: the account has no such endpoint.
 pub async fn update(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     account_id: Uuid,
     id: Uuid,
     patch: &EndpointPatch<'_>,
-) -> Result<Option<Endpoint>, sqlx::Error> {
+) -> Result<Option<Endpoint>, queue::Error> {
     sqlx::query(
         "with changed as (
             update endpoints set url = coalesce($3, url), events = coalesce($4, events),
                 enabled = coalesce($5, enabled), description = case when $6 then $7 else description end,
+                rate_limit = case when $8 then $9 else rate_limit end, headers = coalesce($10, headers),
                 disabled_reason = case when $5 then null else disabled_reason end, updated_at = now()
             where account_id = $1 and id = $2 and deleted_at is null
             returning account_id, id
         )
-        update endpoint_health h set consecutive_failures = 0, failing_since = null
-        from changed c where $5 and h.account_id = c.account_id and h.endpoint_id = c.id",
+        update endpoint_health h set consecutive_failures = 0, failing_since = null, slow = false, opened_at = null,
+            probes = 0, probe_at = null
+        from changed c where ($5 or $3 is not null) and h.account_id = c.account_id and h.endpoint_id = c.id",
     )
     .bind(account_id)
     .bind(id)
@@ -154,9 +172,23 @@ pub async fn update(
     .bind(patch.enabled)
     .bind(patch.description.is_some())
     .bind(patch.description.flatten())
-    .execute(&mut *conn)
+    .bind(patch.rate_limit.is_some())
+    .bind(patch.rate_limit.flatten())
+    .bind(patch.headers.map(Json))
+    .execute(&mut **tx)
     .await?;
-    find(conn, account_id, id).await
+    let endpoint = find(tx, account_id, id).await?;
+    let lane = id.to_string();
+    if let (Some(_), Some(per_second)) = (&endpoint, patch.rate_limit) {
+        let wake = queue::lanes::rate(tx, <Deliver as queue::JobKind>::QUEUE, &lane, per_second).await?;
+        tx.wake(wake);
+    }
+    if endpoint.is_some() && (patch.enabled == Some(true) || patch.url.is_some()) {
+        let open = queue::lanes::State { lane: &lane, cap: Some(IN_FLIGHT_MAX), closed: None };
+        let wake = queue::lanes::set(tx, <Deliver as queue::JobKind>::QUEUE, &[open]).await?;
+        tx.wake(wake);
+    }
+    Ok(endpoint)
 }
 
 /// Deletes an endpoint softly: what waits for it is cancelled when its turn comes. `None`: the account has no such
@@ -184,58 +216,11 @@ pub async fn delete(
     Ok(Some(Endpoint { enabled: false, ..endpoint }))
 }
 
-/// What a batch of attempts taught about one endpoint.
-#[derive(Debug, Clone)]
-pub struct HealthChange {
-    /// The account.
-    pub account_id: Uuid,
-    /// The endpoint.
-    pub endpoint_id: Uuid,
-    /// Whether any attempt of the batch succeeded.
-    pub succeeded: bool,
-    /// How many attempts failed after the last one that succeeded, or in all.
-    pub failures: i32,
-    /// When the first of those began.
-    pub failing_since: Option<DateTime<Utc>>,
-}
+/// The `disabled_reason` of an endpoint that answered every attempt of a delivery with 410.
+const GONE_REASON: &str = "gone";
 
-/// Records what attempts taught. One change per endpoint. An endpoint that goes on succeeding is written at most once
-/// a second; rows are locked in the order of their keys, so that dispatchers and relays never deadlock.
-pub async fn record_health(conn: &mut PgConnection, changes: &[HealthChange]) -> Result<(), sqlx::Error> {
-    if changes.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "with seen as materialized (
-            select * from unnest($1::uuid[], $2::uuid[], $3::bool[], $4::int4[], $5::timestamptz[])
-                as t(account_id, endpoint_id, succeeded, failures, failing_since)
-        ), due as materialized (
-            select h.account_id, h.endpoint_id
-            from seen s join endpoint_health h on h.account_id = s.account_id and h.endpoint_id = s.endpoint_id
-            where s.failures > 0 or h.consecutive_failures > 0 or h.failing_since is not null
-                or h.last_success_at is null or h.last_success_at < now() - interval '1 second'
-            order by h.account_id, h.endpoint_id for no key update of h
-        )
-        update endpoint_health h
-        set consecutive_failures = case when s.succeeded then s.failures else h.consecutive_failures + s.failures end,
-            failing_since = case when s.failures = 0 then null when s.succeeded then s.failing_since
-                else coalesce(h.failing_since, s.failing_since) end,
-            last_success_at = case when s.succeeded then now() else h.last_success_at end
-        from due d join seen s on s.account_id = d.account_id and s.endpoint_id = d.endpoint_id
-        where h.account_id = d.account_id and h.endpoint_id = d.endpoint_id",
-    )
-    .bind(changes.iter().map(|c| c.account_id).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.endpoint_id).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.succeeded).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.failures).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.failing_since).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Disables the endpoints of exhausted deliveries whose every attempt was answered with 410 Gone. Takes (account,
-/// endpoint, delivery) and returns the endpoints it disabled.
+/// Disables the endpoints of exhausted deliveries whose every attempt was answered with 410 Gone, and tells their accounts.
+/// Takes (account, endpoint, delivery) and returns the endpoints it disabled.
 pub async fn disable_gone(
     conn: &mut PgConnection,
     exhausted: &[(Uuid, Uuid, Uuid)],
@@ -243,7 +228,7 @@ pub async fn disable_gone(
     if exhausted.is_empty() {
         return Ok(Vec::new());
     }
-    sqlx::query_scalar(
+    let disabled: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "with gone as materialized (
             select e.account_id, e.id
             from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as t(account_id, endpoint_id, delivery_id)
@@ -253,15 +238,22 @@ pub async fn disable_gone(
                     and a.status_code is distinct from 410)
             order by e.account_id, e.id for no key update of e
         )
-        update endpoints e set enabled = false, disabled_reason = 'gone', updated_at = now()
+        update endpoints e set enabled = false, disabled_reason = $4, updated_at = now()
         from gone g where e.account_id = g.account_id and e.id = g.id
-        returning e.id",
+        returning e.account_id, e.id, e.url",
     )
     .bind(exhausted.iter().map(|(account_id, _, _)| *account_id).collect::<Vec<_>>())
     .bind(exhausted.iter().map(|(_, endpoint_id, _)| *endpoint_id).collect::<Vec<_>>())
     .bind(exhausted.iter().map(|(_, _, delivery_id)| *delivery_id).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await
+    .bind(GONE_REASON)
+    .fetch_all(&mut *conn)
+    .await?;
+    let told: Vec<NewNotification> = disabled
+        .iter()
+        .map(|(account_id, id, url)| NewNotification::webhook_disabled(*account_id, *id, url, GONE_REASON))
+        .collect();
+    notifications::create_many(conn, &told).await?;
+    Ok(disabled.into_iter().map(|(_, id, _)| id).collect())
 }
 
 fn names(events: &[EventType]) -> Vec<&'static str> {

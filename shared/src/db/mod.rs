@@ -23,10 +23,12 @@ pub mod contacts;
 pub mod conversations;
 pub mod deliveries;
 pub mod discovery_jobs;
+pub mod endpoint_health;
 pub mod endpoints;
 pub mod enrolments;
 pub mod inbound_emails;
 pub mod messages;
+pub mod notifications;
 pub mod outbox;
 pub mod page;
 pub mod partitions;
@@ -182,6 +184,7 @@ fn migrator() -> Migrator {
         migration!(20_261_101_000_300, "endpoints create", "20261101000300_endpoints_create.sql"),
         migration!(20_261_101_000_400, "campaigns index", "20261101000400_campaigns_index.sql"),
         migration!(20_261_101_000_500, "outbox trace", "20261101000500_outbox_trace.sql"),
+        migration!(20_261_101_000_600, "endpoints circuit", "20261101000600_endpoints_circuit.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)

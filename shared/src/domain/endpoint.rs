@@ -44,7 +44,8 @@ pub struct Endpoint {
     /// Since when every attempt has failed; null when the last one succeeded.
     #[serde(serialize_with = "clock::iso_ms_option::serialize")]
     pub failing_since: Option<DateTime<Utc>>,
-    /// Why iris disabled it: `gone` (every attempt of a delivery was answered with 410).
+    /// Why iris disabled it: `gone` (every attempt of a delivery was answered with 410) or
+    /// `failing` (nothing was answered with 2xx for too long).
     pub disabled_reason: Option<String>,
 }
 

@@ -1,0 +1,189 @@
+//! Endpoints that only fail: they are left alone, tried, taken back, and in the end given up.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{body::Body, response::Response};
+use dispatcher::DispatcherConfig;
+use shared::{
+    db::endpoints::{self, EndpointPatch},
+    domain::{circuit::DisableAfter, delivery::DeliveryStatus},
+    events::EventType::MessageSent,
+    ids::new_id,
+};
+use uuid::Uuid;
+
+use crate::support::{Receiver, SOON, Stage};
+
+/// Settings whose circuits open after three failures within a moment, and whose retries do not end soon.
+fn touchy(pause: Duration) -> DispatcherConfig {
+    DispatcherConfig {
+        webhook_retries: vec!["200ms"; 20].join(",").parse().unwrap(),
+        webhook_circuit_failures: 3,
+        webhook_circuit_over: Duration::from_millis(1),
+        webhook_circuit_pause: pause,
+        ..DispatcherConfig::default()
+    }
+}
+
+fn status(code: u16) -> Response {
+    Response::builder().status(code).body(Body::empty()).unwrap()
+}
+
+/// A receiver that fails until it is told otherwise, and how many requests it got.
+async fn moody() -> (Receiver, Arc<AtomicBool>, Arc<AtomicUsize>) {
+    let (well, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (answers, counted) = (well.clone(), count.clone());
+    let receiver = Receiver::start(move |number| {
+        counted.store(number, Ordering::SeqCst);
+        let code = if answers.load(Ordering::SeqCst) { 200 } else { 500 };
+        async move { status(code) }
+    })
+    .await;
+    (receiver, well, count)
+}
+
+/// The lane's cap, and whether it is closed.
+async fn lane(stage: &Stage, endpoint: Uuid) -> (Option<i32>, bool) {
+    sqlx::query_as(
+        "select cap, coalesce(closed_until > now(), false) from queue.lanes where queue = 'deliver' and lane = $1",
+    )
+    .bind(endpoint.to_string())
+    .fetch_one(stage.pool())
+    .await
+    .unwrap()
+}
+
+async fn until_lane(stage: &Stage, endpoint: Uuid, wanted: (Option<i32>, bool)) {
+    let reached = async {
+        while lane(stage, endpoint).await != wanted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, reached).await.expect("the lane as wanted");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_only_fails_is_left_alone_and_taken_back_by_a_try() {
+    let stage = Stage::set().await;
+    let (receiver, well, requests) = moody().await;
+    let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
+    let dispatcher = stage.dispatch(touchy(Duration::from_secs(2)));
+    stage.append(MessageSent, new_id(), 40).await;
+    until_lane(&stage, endpoint, (Some(1), true)).await;
+    // What was under way when it opened ends within the moment; then nothing is tried and nothing counted.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = requests.load(Ordering::SeqCst);
+    assert!(before <= 20, "{before} requests: two rounds of ten at most");
+    let waiting = stage.deliveries(endpoint).await;
+    assert!(waiting.iter().filter(|delivery| delivery.attempts.is_empty()).count() >= 20);
+    assert!(waiting.iter().all(|delivery| delivery.status == DeliveryStatus::Pending));
+    // One is tried, and fails: the pause is twice as long.
+    let tried = async {
+        while requests.load(Ordering::SeqCst) == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, tried).await.expect("a try");
+    until_lane(&stage, endpoint, (Some(1), true)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(requests.load(Ordering::SeqCst), before + 1, "one at a time");
+    let pause =
+        "select extract(epoch from probe_at - now()) * 1000 > 2000 from endpoint_health where probes = 1";
+    assert!(sqlx::query_scalar::<_, bool>(pause).fetch_one(stage.pool()).await.unwrap());
+    assert_eq!(stage.count("select count(*) from endpoint_health where opened_at is not null").await, 1);
+
+    well.store(true, Ordering::SeqCst);
+    stage
+        .until(endpoint, |all| {
+            all.len() == 40 && all.iter().all(|delivery| delivery.status == DeliveryStatus::Succeeded)
+        })
+        .await;
+    assert_eq!(lane(&stage, endpoint).await, (Some(10), false));
+    assert_eq!(stage.count("select count(*) from endpoint_health where opened_at is null").await, 1);
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_timeout_one_request_at_a_time_is_made_until_one_succeeds() {
+    let stage = Stage::set().await;
+    let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, peak) = (at_once.clone(), most.clone());
+    let receiver = Receiver::start(move |number| {
+        let (now, peak) = (now.clone(), peak.clone());
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // The first hangs; while the next ones are answered slowly, more of them would be under way at once.
+            tokio::time::sleep(Duration::from_millis(if number == 1 { 5000 } else { 100 })).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            status(if number < 6 { 500 } else { 200 })
+        }
+    })
+    .await;
+    let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
+    let config = DispatcherConfig {
+        webhook_timeout: Duration::from_secs(1),
+        webhook_circuit_failures: 1000,
+        ..touchy(Duration::from_secs(1))
+    };
+    let dispatcher = stage.dispatch(config);
+    stage.append(MessageSent, new_id(), 1).await;
+    until_lane(&stage, endpoint, (Some(1), false)).await;
+    at_once.store(0, Ordering::SeqCst);
+    most.store(0, Ordering::SeqCst);
+    stage.append(MessageSent, new_id(), 30).await;
+    let most_while_slow = async {
+        while lane(&stage, endpoint).await.0 == Some(1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        most.load(Ordering::SeqCst)
+    };
+    let most_while_slow = tokio::time::timeout(SOON, most_while_slow).await.expect("a success");
+    assert!(most_while_slow <= 2, "{most_while_slow} at once");
+    let done = |all: &[shared::domain::delivery::Delivery]| {
+        all.len() == 31 && all.iter().all(|delivery| delivery.status == DeliveryStatus::Succeeded)
+    };
+    stage.until(endpoint, done).await;
+    assert_eq!(lane(&stage, endpoint).await, (Some(10), false));
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_for_too_long_is_disabled_and_its_account_told() {
+    let stage = Stage::set().await;
+    let receiver = Receiver::answering(&[500]).await;
+    let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
+    let config = DispatcherConfig {
+        webhook_disable_after: DisableAfter(Some(Duration::from_secs(1))),
+        ..touchy(Duration::from_millis(300))
+    };
+    let dispatcher = stage.dispatch(config);
+    stage.append(MessageSent, new_id(), 5).await;
+    let cancelled =
+        |delivery: &shared::domain::delivery::Delivery| delivery.status == DeliveryStatus::Cancelled;
+    stage.until(endpoint, |all| all.len() == 5 && all.iter().all(cancelled)).await;
+    let mut conn = stage.pool().acquire().await.unwrap();
+    let shown = endpoints::find(&mut conn, stage.account_id, endpoint).await.unwrap().unwrap();
+    assert_eq!((shown.enabled, shown.disabled_reason.as_deref()), (false, Some("failing")));
+    let told: (Uuid, String, String, Uuid) =
+        sqlx::query_as("select account_id, type, body, (resource ->> 'id')::uuid from notifications")
+            .fetch_one(&mut *conn)
+            .await
+            .unwrap();
+    assert_eq!((told.0, told.1.as_str(), told.3), (stage.account_id, "webhook.disabled", endpoint));
+    assert!(told.2.contains(&receiver.url));
+
+    // Whoever enables it again begins anew.
+    let on = EndpointPatch { enabled: Some(true), ..EndpointPatch::default() };
+    let mut tx = stage.database.begin().await.unwrap();
+    let again = endpoints::update(&mut tx, stage.account_id, endpoint, &on).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    assert!(again.enabled && again.failing_since.is_none() && again.disabled_reason.is_none());
+    assert_eq!(lane(&stage, endpoint).await, (Some(10), false));
+    dispatcher.stop().await;
+}

@@ -1,0 +1,140 @@
+//! Which headers a customer may add to the requests to an endpoint.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::FieldError;
+
+/// The most headers of an endpoint.
+const HEADERS_MAX: usize = 20;
+/// The longest name and the longest value in bytes.
+const NAME_BYTES_MAX: usize = 64;
+const VALUE_BYTES_MAX: usize = 1024;
+
+/// What belongs to the connection, to the body, or to iris, or would let a request pass for another one.
+const DENIED: [&str; 22] = [
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "expect",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "origin",
+    "referer",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+    "x-real-ip",
+];
+/// The same, as beginnings of names.
+const DENIED_PREFIXES: [&str; 5] = ["x-iris-", "webhook-", "proxy-", "sec-", "x-forwarded-"];
+
+/// Checks headers and brings their names into the form in which they are stored: lower case.
+pub fn check(headers: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<FieldError>> {
+    if headers.len() > HEADERS_MAX {
+        return Err(vec![FieldError::new("headers", format!("must have at most {HEADERS_MAX} headers"))]);
+    }
+    let mut wrong = Vec::new();
+    let mut checked = BTreeMap::new();
+    for (name, value) in headers {
+        let lower = name.to_ascii_lowercase();
+        let field = format!("headers.{}", lower.chars().take(NAME_BYTES_MAX).collect::<String>());
+        if let Some(reason) = reason_against(&lower, value) {
+            wrong.push(FieldError::new(field, reason));
+        } else if checked.insert(lower, value.clone()).is_some() {
+            wrong.push(FieldError::new(field, "must be given once"));
+        }
+    }
+    if wrong.is_empty() { Ok(checked) } else { Err(wrong) }
+}
+
+fn reason_against(name: &str, value: &str) -> Option<String> {
+    if name.len() > NAME_BYTES_MAX || HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Some(format!("must be a header's name of at most {NAME_BYTES_MAX} bytes"));
+    }
+    if DENIED.contains(&name) || DENIED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        return Some("must not be set".into());
+    }
+    let printable = value.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if value.len() > VALUE_BYTES_MAX || !printable || value.trim() != value {
+        return Some(format!(
+            "must have at most {VALUE_BYTES_MAX} bytes of printable ASCII, with no space at either end"
+        ));
+    }
+    None
+}
+
+/// Stored headers as a request carries them. They may hold the customer's secrets, and so are never shown.
+pub fn for_request(stored: &serde_json::Value) -> HeaderMap {
+    let stored = stored.as_object().into_iter().flatten();
+    stored
+        .filter_map(|(name, value)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            let mut value = HeaderValue::from_str(value.as_str()?).ok()?;
+            value.set_sensitive(true);
+            Some((name, value))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn headers<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    #[test]
+    fn names_are_stored_in_lower_case() {
+        let given = headers([("X-Api-Key", "s3cret"), ("authorization", "Bearer a b"), ("x-empty", "")]);
+        let stored = check(&given).unwrap();
+        assert_eq!(
+            stored,
+            headers([("x-api-key", "s3cret"), ("authorization", "Bearer a b"), ("x-empty", "")])
+        );
+        let sent = for_request(&json!(stored));
+        assert_eq!(sent.len(), 3);
+        assert!(sent["x-api-key"] == "s3cret" && !format!("{sent:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn what_would_change_or_forge_a_request_is_refused() {
+        let long = "v".repeat(1025);
+        for (name, value) in [
+            ("Host", "example.com"),
+            ("content-length", "0"),
+            ("X-Iris-Signature", "00"),
+            ("webhook-id", "1"),
+            ("Proxy-Authorization", "x"),
+            ("transfer-encoding", "chunked"),
+            ("", "x"),
+            ("a b", "x"),
+            ("x-name:", "x"),
+            ("x-größe", "x"),
+            ("x-value", "a\r\nx-iris-delivery: 1"),
+            ("x-value", "a\0"),
+            ("x-value", "ä"),
+            ("x-value", " x"),
+            ("x-value", long.as_str()),
+        ] {
+            assert_eq!(check(&headers([(name, value)])).unwrap_err().len(), 1, "{name}: {value}");
+        }
+        assert!(check(&headers([("X-A", "1"), ("x-a", "2")])).is_err());
+        let many = (0..21).map(|n| (format!("x-{n}"), String::new())).collect();
+        assert!(check(&many).is_err());
+    }
+}
