@@ -11,5 +11,6 @@ mod queue;
 mod quick_example;
 mod race;
 mod readme;
+mod receivers;
 mod refusals;
 mod webhook;
