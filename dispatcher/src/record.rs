@@ -212,7 +212,8 @@ async fn record(database: &Database, rows: &[Row], circuit: &CircuitPolicy) -> R
     deliveries::record_many(&mut tx, &changes).await?;
     let made: Vec<NewAttempt> = rows.iter().filter_map(|row| row.attempt.clone()).collect();
     attempts::insert_many(&mut tx, &made).await?;
-    let gone = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
+    let (wake, gone) = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
+    tx.wake(wake);
     let (wake, failing) = endpoint_health::record(&mut tx, &health(&rows), circuit).await?;
     tx.wake(wake);
     tx.commit().await?;

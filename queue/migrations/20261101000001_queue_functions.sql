@@ -117,7 +117,7 @@ $$;
 create function queue.lane_state(p_queue text, p_lane text) returns table (guarded boolean, open boolean)
 language sql stable as $$
     select coalesce(bool_or(l.cap is not null or l.per_second is not null), false),
-        coalesce(bool_and(not l.paused and (l.closed_until is null or l.closed_until <= now()) and l.next_at <= now()
+        coalesce(bool_and(not l.paused and (l.closed_until is null or l.closed_until <= now()) and (l.per_second is null or l.next_at <= now())
             and (l.cap is null or l.cap > 0)), true)
     from queue.lanes l where l.queue = p_queue and l.lane = p_lane
 $$;
@@ -204,7 +204,7 @@ end
 $$;
 
 -- Lanes that have come beside the known ones: of each gap between two lanes of a known tenant, and between two such tenants,
--- the first lane with a ready job. The rows of the known lanes are passed by, and what has died among them. (A comparison of
+-- the first lanes with a ready job, up to one that is open, and some dozens at most. The rows of the known lanes are passed by, and what has died among them. (A comparison of
 -- rows would do it in one: the server begins such a scan at all rows of the lane before.)
 create function queue.walk_between(p_queue text, p_tenants text[], p_lanes text[])
 returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz)
@@ -227,19 +227,45 @@ begin
         from (select distinct tenant from known union select '') t
     ), found as materialized (
         select x.* from lane_gaps g cross join lateral (
-            select r.tenant, r.lane, r.rank from queue.ready r
-            where r.queue = p_queue and r.tenant = g.tenant and r.lane > g.after and r.lane < g.before
-            order by r.lane, r.rank limit 1) x
+            with recursive next as (
+                (select r.tenant, r.lane, r.rank, s.guarded, s.open, 1 as n
+                 from (select r.tenant, r.lane, r.rank from queue.ready r
+                    where r.queue = p_queue and r.tenant = g.tenant and r.lane > g.after and r.lane < g.before
+                    order by r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane) s)
+                union all
+                select r.tenant, r.lane, r.rank, s.guarded, s.open, next.n + 1
+                from next, lateral (select r.tenant, r.lane, r.rank from queue.ready r
+                    where r.queue = p_queue and r.tenant = g.tenant and r.lane > next.lane and r.lane < g.before
+                    order by r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane) s
+                where not next.open and next.n < 64
+            )
+            select n.tenant, n.lane, n.rank, n.guarded, n.open from next n) x
         union all
         select x.* from tenant_gaps g cross join lateral (
-            select r.tenant, r.lane, r.rank from queue.ready r
-            where r.queue = p_queue and r.tenant > g.after and r.tenant < g.before
-            order by r.tenant, r.lane, r.rank limit 1) x
+            with recursive next as (
+                (select r.tenant, r.lane, r.rank, s.guarded, s.open, 1 as n
+                 from (select r.tenant, r.lane, r.rank from queue.ready r
+                    where r.queue = p_queue and r.tenant > g.after and r.tenant < g.before
+                    order by r.tenant, r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane) s)
+                union all
+                select r.tenant, r.lane, r.rank, s.guarded, s.open, next.n + 1
+                from next, lateral (
+                    select * from (
+                        (select r.tenant, r.lane, r.rank from queue.ready r
+                         where r.queue = p_queue and r.tenant = next.tenant and r.lane > next.lane
+                         order by r.lane, r.rank limit 1)
+                        union all
+                        (select r.tenant, r.lane, r.rank from queue.ready r
+                         where r.queue = p_queue and r.tenant > next.tenant and r.tenant < g.before
+                         order by r.tenant, r.lane, r.rank limit 1)) either
+                    order by tenant limit 1) r, queue.lane_state(p_queue, r.lane) s
+                where not next.open and next.n < 64
+            )
+            select n.tenant, n.lane, n.rank, n.guarded, n.open from next n) x
     )
-    select x.tenant, coalesce(w.weight, 1), x.lane, s.guarded, s.open, x.rank
+    select x.tenant, coalesce(w.weight, 1), x.lane, x.guarded, x.open, x.rank
     from found x
-    left join lateral (select w.weight from queue.tenants w where w.tenant = x.tenant limit 1) w on true
-    cross join lateral queue.lane_state(p_queue, x.lane) s;
+    left join lateral (select w.weight from queue.tenants w where w.tenant = x.tenant limit 1) w on true;
 end
 $$;
 
@@ -247,7 +273,7 @@ $$;
 -- its head), at most its budget. What is set for a lane is judged here; of two tenants that name the same lane with
 -- limits only the first gets any. Raises 'QL001' when the lease has lapsed. `fate` says what became of a job: claimed;
 -- removed, because its group was cancelled; parked, because its group is held. A row whose fate is `held by another`
--- is no job: another claimer has this lane's limits in hand.
+-- or `full` is no job: another claimer has this lane's limits in hand, or they allow no more than was claimed.
 create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_budgets integer[], p_from timestamptz[])
 returns table (fate text, id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
     max_attempts integer, payload text, trace text, capped boolean, rank timestamptz, priority smallint)
@@ -259,6 +285,7 @@ declare
     v_locked text[];
     v_guarded text[];
     v_held text[];
+    v_full text[];
 begin
     perform 1 from queue.leases where id = p_lease and expires_at > clock_timestamp() for key share;
     if not found then
@@ -276,7 +303,7 @@ begin
             where l.queue = p_queue and l.lane = any (p_lanes) and (l.cap is not null or l.per_second is not null)
             order by l.lane for update skip locked) k;
         with judged as (
-            select v.n, v.lane, l.lane is not null as guarded, l.lane <> all (v_locked) as held,
+            select v.n, v.lane, v.budget as asked, l.lane is not null as guarded, l.lane <> all (v_locked) as held,
                 case
                     when a.paused or s.paused or s.closed_until > now() then 0
                     when l.lane is null then v.budget
@@ -295,8 +322,9 @@ begin
                 select l.* from queue.lanes l
                 where l.queue = p_queue and l.lane = v.lane and (l.cap is not null or l.per_second is not null) limit 1) l on true
         )
-        select array_agg(j.budget order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held)
-        into v_budgets, v_guarded, v_held from judged j;
+        select array_agg(j.budget order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held),
+            array_agg(distinct j.lane) filter (where j.guarded and not j.held and j.budget < j.asked)
+        into v_budgets, v_guarded, v_held, v_full from judged j;
         -- Nothing that still runs started before this, but for the time that a claim's statement may take: what died
         -- before need not be walked over by the next count.
         update queue.lanes l
@@ -353,7 +381,11 @@ begin
     select fate, id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, guarded, rank, priority
     from judged where fate <> 'claimed'
     union all
-    select 'held by another', p_lease, '', h, null, 0, 0, 0::smallint, 0, 0, '', null, true, now(), 0::smallint from unnest(v_held) h;
+    select h.fate, p_lease, '', h.lane, null, 0, 0, 0::smallint, 0, 0, '', null, true, now(), 0::smallint
+    from (
+        select 'held by another' as fate, l as lane from unnest(v_held) l
+        union all
+        select 'full', l from unnest(v_full) l) h;
 end
 $$;
 

@@ -170,7 +170,12 @@ async fn promote(
     all_at: &mut Instant,
 ) -> Result<Duration, Error> {
     loop {
-        let since = lock(from).filter(|_| Instant::now() < *all_at);
+        let known = *lock(from);
+        let since = known.filter(|_| Instant::now() < *all_at);
+        if known.is_some() && since.is_none() {
+            // Should this one take too long to be answered, those of late are looked at again.
+            *all_at = Instant::now() + UNASKED;
+        }
         let found: Promoted = within(
             sqlx::query_as(
                 "select promoted as count, queues, (extract(epoch from next_at - clock_timestamp()) * 1000)::float8 as next_ms, at,
@@ -192,7 +197,9 @@ async fn promote(
         *lock(from) = (Instant::now() < *all_at).then(|| found.at - TIMERS_LAG);
         // A timer that is made meanwhile and is due before is found by a look.
         let next = found.next_ms.and_then(|ms| Duration::try_from_secs_f64((ms / 1000.0).max(0.0)).ok());
-        return Ok(next.map_or(UNASKED, |next| next.min(UNASKED)));
+        let all = all_at.saturating_duration_since(Instant::now());
+        let longest = if all.is_zero() { UNASKED } else { all.min(UNASKED) };
+        return Ok(next.map_or(longest, |next| next.min(longest)));
     }
 }
 

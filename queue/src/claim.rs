@@ -25,8 +25,8 @@ use crate::{
 /// A job as `queue.take` returns it.
 #[derive(Debug, FromRow)]
 pub(crate) struct Row {
-    /// What became of it: `claimed`; `removed` with its group, or parked; or its lane is `held by another` claimer, and
-    /// there is no job.
+    /// What became of it: `claimed`; `removed` with its group, or parked; or there is no job, but its lane is `held by
+    /// another` claimer, or `full`.
     pub(crate) fate: String,
     pub(crate) id: Uuid,
     pub(crate) tenant: String,

@@ -24,7 +24,8 @@ pub async fn limit(conn: &mut PgConnection, queue: &str, lane: &str, limits: Lim
          )
          insert into queue.lanes (queue, lane, cap, per_second) values ($1, $2, $3, $4)
          on conflict (queue, lane) do update
-            set cap = $3, per_second = $4, counted_from = '-infinity', updated_at = now()",
+            set cap = $3, per_second = $4, next_at = least(lanes.next_at, now()), counted_from = '-infinity',
+                updated_at = now()",
     )
     .bind(queue)
     .bind(lane)
@@ -44,7 +45,8 @@ pub async fn rate(
 ) -> Result<Wake, Error> {
     sqlx::query(
         "insert into queue.lanes (queue, lane, per_second) values ($1, $2, $3)
-         on conflict (queue, lane) do update set per_second = $3, updated_at = now()",
+         on conflict (queue, lane) do update
+            set per_second = $3, next_at = least(lanes.next_at, now()), updated_at = now()",
     )
     .bind(queue)
     .bind(lane)
@@ -95,9 +97,15 @@ pub async fn set(conn: &mut PgConnection, queue: &str, states: &[State<'_>]) -> 
         return Ok(Wake::none());
     }
     sqlx::query(
-        "with counted as (
-            update queue.running r set capped = true from unnest($2::text[], $3::int4[]) as t(lane, cap)
-            where t.cap is not null and r.queue = $1 and r.lane = t.lane and not r.capped
+        "with free as materialized (
+            select t.lane from unnest($2::text[], $3::int4[]) as t(lane, cap)
+            where t.cap is not null and not exists (
+                select 1 from queue.lanes l
+                where l.queue = $1 and l.lane = t.lane and (l.cap is not null or l.per_second is not null))
+        ), counted as (
+            -- Where there were no limits, what runs is not counted yet; else there is nothing to read.
+            update queue.running r set capped = true
+            where exists (select 1 from free) and r.queue = $1 and r.lane in (select lane from free) and not r.capped
         )
         insert into queue.lanes (queue, lane, cap, closed_until, reason)
         select $1, lane, cap, now() + make_interval(secs => closed_for), reason
@@ -105,7 +113,9 @@ pub async fn set(conn: &mut PgConnection, queue: &str, states: &[State<'_>]) -> 
         order by lane
         on conflict (queue, lane) do update
             set cap = excluded.cap, closed_until = excluded.closed_until, reason = excluded.reason,
-                counted_from = '-infinity', updated_at = now()",
+                counted_from = case when lanes.cap is null and lanes.per_second is null then '-infinity'
+                    else lanes.counted_from end,
+                updated_at = now()",
     )
     .bind(queue)
     .bind(states.iter().map(|state| state.lane).collect::<Vec<_>>())

@@ -27,9 +27,9 @@ const SLOW: Duration = Duration::from_millis(40);
 const SLOW_EACH: Duration = Duration::from_micros(300);
 /// How long the known lanes are claimed from where they stand then, and only lanes that come beside them are looked for,
 /// before everything is looked at again: so many times as long as the look took, within these bounds.
-const SLOW_TIMES: f64 = 20.0;
+const SLOW_TIMES: f64 = 40.0;
 const SLOW_PAUSE_MIN: f64 = 1.0;
-const SLOW_PAUSE_MAX: f64 = 30.0;
+const SLOW_PAUSE_MAX: f64 = 60.0;
 /// How far behind the last claimed job a lane is claimed from where it stands: what comes further ahead of it waits for the
 /// next look.
 const SLOW_LAG: Duration = Duration::from_secs(10);
@@ -60,8 +60,8 @@ pub struct Rota {
     left: Option<(String, usize)>,
     /// When a look was slow: not before this time there is another, and claims begin where the lanes stand.
     next_look: Option<Instant>,
-    /// The lanes that had nothing more to give, until the next look: those with limits, for they may be full and have room
-    /// again, and all of them while looks are spared.
+    /// The lanes that had nothing more to give, until the next look: those that were full, for they have room again some
+    /// time, and all of them while looks are spared.
     resting: Vec<(String, usize, Lane)>,
 }
 
@@ -223,6 +223,10 @@ impl Rota {
                 self.discover(conn, queue).await?;
             }
         } else if look || self.turns.is_empty() {
+            if self.next_look.is_some() {
+                // Should this one take too long to be answered, the known lanes are gone on with.
+                self.next_look = Some(Instant::now() + Duration::from_secs_f64(SLOW_PAUSE_MAX));
+            }
             self.look(conn, queue, limit).await?;
         }
         let shares = self.share(limit, resting);
@@ -271,8 +275,11 @@ impl Rota {
             .bind(lanes)
             .fetch_all(conn)
             .await?;
+        // There may be more in the same gaps.
+        self.unseen = found.iter().any(|beside| beside.open);
         for beside in found.into_iter().filter(|beside| beside.open) {
-            let new = Lane { stands: Some(beside.head), ..Lane::new(&beside.lane, beside.guarded) };
+            let new =
+                Lane { stands: Some(beside.head - SLOW_LAG), ..Lane::new(&beside.lane, beside.guarded) };
             if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == beside.tenant) {
                 turn.lanes.push_back(new);
             } else {
@@ -399,7 +406,8 @@ impl Rota {
     /// After a look that did not see all lanes, those that were served wait until the others were.
     fn settle(&mut self, shares: &Shares, rows: &[Row]) {
         let mut given: HashMap<(&str, &str), (i32, DateTime<Utc>)> = HashMap::new();
-        for row in rows.iter().filter(|row| row.fate != "held by another") {
+        let is_full = |lane: &Lane| rows.iter().any(|row| row.fate == "full" && row.lane == lane.name);
+        for row in rows.iter().filter(|row| row.fate != "held by another" && row.fate != "full") {
             let (count, last) = given.entry((&row.tenant, &row.lane)).or_insert((0, row.rank));
             *count += 1;
             *last = row.rank.max(*last);
@@ -419,7 +427,7 @@ impl Rota {
                     && given.is_some_and(|(count, _)| *count >= shares.budgets[index])
                 {
                     turn.lanes.push_back(lane);
-                } else if self.next_look.is_some() || lane.guarded {
+                } else if self.next_look.is_some() || is_full(&lane) {
                     self.resting.push((turn.tenant.clone(), turn.weight, lane));
                 }
             }

@@ -219,7 +219,13 @@ pub async fn update(
     };
     let endpoint = db::update(&mut tx, caller.account_id, id, &change).await?;
     let endpoint = endpoint.ok_or_else(|| ApiError::new(Code::WebhookNotFound))?;
-    let metadata = json!({"url": endpoint.url, "events": endpoint.events, "enabled": endpoint.enabled});
+    // The headers' values may be secrets.
+    let headers: Vec<&String> =
+        endpoint.headers.as_object().into_iter().flat_map(|headers| headers.keys()).collect();
+    let metadata = json!({
+        "url": endpoint.url, "events": endpoint.events, "enabled": endpoint.enabled, "rate_limit": endpoint.rate_limit,
+        "headers": headers,
+    });
     caller.audit(&mut tx, "update_webhook", "webhook", Some(id), metadata).await?;
     tx.commit().await?;
     Ok(Data::ok(endpoint))

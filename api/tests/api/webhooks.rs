@@ -99,7 +99,7 @@ async fn a_rate_limit_and_headers_are_set_changed_and_taken_away() {
         .fetch_all(app.database.pool())
         .await
         .unwrap();
-    assert!(!json!(told).to_string().contains("s3cret"), "the audit log holds no secret");
+    assert!(told.len() >= 4 && !json!(told).to_string().contains("s3cret"), "the audit log holds no secret");
 }
 
 #[tokio::test]

@@ -443,15 +443,33 @@ async fn when_looking_is_slow_lanes_go_on_from_where_they_stand_and_nobody_waits
     assert_eq!(numbers(claim_next(pool, lease, &mut rota, 3).await), [0, 1, 2]);
     // Far ahead of where the lane stands, in a lane that is not known, and behind.
     let ahead = number(10).lane("known").priority(-5);
-    let new = [number(11).lane("new"), of("a", 14).lane("known"), of("zz", 15).lane("any")];
+    let mut conn = pool.acquire().await.unwrap();
+    lanes::close(&mut conn, "numbers", "m", Duration::from_secs(60), "closed").await.unwrap();
+    lanes::close(&mut conn, "numbers", "b", Duration::from_secs(60), "closed").await.unwrap();
+    let new = [
+        number(11).lane("new"),
+        of("a", 14).lane("known"),
+        of("zz", 15).lane("any"),
+        number(16).lane("m"),
+        number(17).lane("newer"),
+        of("b", 18).lane("b"),
+        of("b", 19).lane("c"),
+        of("c", 20).lane("c"),
+    ];
     enqueue(pool, &[&[ahead, number(12).lane("known")], &new[..]].concat()).await;
-    let mut found = numbers(claim_next(pool, lease, &mut rota, 9).await);
+    let mut found = Vec::new();
+    for look in [true, false, false, false] {
+        found.extend(numbers(claim_by(pool, lease, &mut rota, 9, look).await));
+    }
+    // On a slow machine everything may be looked at again meanwhile.
+    let ahead = found.contains(&10);
+    found.retain(|n| *n != 10);
     found.sort_unstable();
-    assert_eq!(found, [3, 11, 12, 14, 15]);
+    assert_eq!(found, [3, 11, 12, 14, 15, 17, 19, 20]);
     enqueue(pool, &[number(13).lane("known")]).await;
     assert_eq!(numbers(claim_next(pool, lease, &mut rota, 9).await), [13], "a lane that was empty is known");
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(numbers(claim_next(pool, lease, &mut rota, 9).await), [10]);
+    assert_eq!(numbers(claim_next(pool, lease, &mut rota, 9).await) == [10], !ahead);
 }
 
 #[tokio::test]

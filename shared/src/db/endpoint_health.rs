@@ -171,9 +171,13 @@ impl Health {
 
 /// How many circuits are open.
 pub async fn count_open(conn: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select count(*) from endpoint_health where opened_at is not null")
-        .fetch_one(conn)
-        .await
+    sqlx::query_scalar(
+        "select count(*) from endpoint_health h
+         join endpoints e on e.account_id = h.account_id and e.id = h.endpoint_id
+         where h.opened_at is not null and e.enabled and e.deleted_at is null",
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// Locks the rows of the endpoints that there is something to write about.
@@ -335,8 +339,10 @@ mod tests {
     fn five_days_without_a_success_are_the_end() {
         let (policy, mut health) = (CircuitPolicy::default(), healthy());
         health.failing_since = Some(at(-5 * 24 * 3600));
+        assert_eq!(health.learn(&failed(8, 0, 0), &policy, 0.0), Followed::Nothing, "too few to say");
+        health.consecutive_failures = 9;
         assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), Followed::Disable);
         health.failing_since = Some(at(1 - 5 * 24 * 3600));
-        assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), Followed::Nothing);
+        assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), lane(1, Some(30)));
     }
 }

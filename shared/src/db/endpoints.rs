@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use queue::Wake;
 use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
@@ -144,7 +145,7 @@ pub async fn find(
     sqlx::query_as(select_endpoints!("and e.id = $2")).bind(account_id).bind(id).fetch_optional(conn).await
 }
 
-/// Changes an endpoint. Enabling it forgets why it was disabled, and so does another URL what failed before: its circuit
+/// Changes an endpoint. What waits for one that is disabled is cancelled when its turn comes. Enabling it forgets why it was disabled, and so does another URL what failed before: its circuit
 /// is closed. `None`: the account has no such endpoint.
 pub async fn update(
     tx: &mut Tx,
@@ -183,9 +184,8 @@ pub async fn update(
         let wake = queue::lanes::rate(tx, <Deliver as queue::JobKind>::QUEUE, &lane, per_second).await?;
         tx.wake(wake);
     }
-    if endpoint.is_some() && (patch.enabled == Some(true) || patch.url.is_some()) {
-        let open = queue::lanes::State { lane: &lane, cap: Some(IN_FLIGHT_MAX), closed: None };
-        let wake = queue::lanes::set(tx, <Deliver as queue::JobKind>::QUEUE, &[open]).await?;
+    if endpoint.is_some() && (patch.enabled.is_some() || patch.url.is_some()) {
+        let wake = queue::lanes::set(tx, <Deliver as queue::JobKind>::QUEUE, &[open_lane(&lane)]).await?;
         tx.wake(wake);
     }
     Ok(endpoint)
@@ -212,6 +212,12 @@ pub async fn delete(
     if deleted.rows_affected() == 0 {
         return Ok(None);
     }
+    // Whoever records attempts of it just now writes the lane's row before it goes, and not after.
+    sqlx::query("select from endpoint_health where account_id = $1 and endpoint_id = $2 for no key update")
+        .bind(account_id)
+        .bind(id)
+        .execute(&mut *conn)
+        .await?;
     queue::lanes::remove(conn, <Deliver as queue::JobKind>::QUEUE, &id.to_string()).await?;
     Ok(Some(Endpoint { enabled: false, ..endpoint }))
 }
@@ -220,13 +226,13 @@ pub async fn delete(
 const GONE_REASON: &str = "gone";
 
 /// Disables the endpoints of exhausted deliveries whose every attempt was answered with 410 Gone, and tells their accounts.
-/// Takes (account, endpoint, delivery) and returns the endpoints it disabled.
+/// Takes (account, endpoint, delivery) and returns what to wake and the endpoints it disabled.
 pub async fn disable_gone(
     conn: &mut PgConnection,
     exhausted: &[(Uuid, Uuid, Uuid)],
-) -> Result<Vec<Uuid>, sqlx::Error> {
+) -> Result<(Wake, Vec<Uuid>), queue::Error> {
     if exhausted.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Wake::none(), Vec::new()));
     }
     let disabled: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "with gone as materialized (
@@ -253,7 +259,17 @@ pub async fn disable_gone(
         .map(|(account_id, id, url)| NewNotification::webhook_disabled(*account_id, *id, url, GONE_REASON))
         .collect();
     notifications::create_many(conn, &told).await?;
-    Ok(disabled.into_iter().map(|(_, id, _)| id).collect())
+    let disabled: Vec<Uuid> = disabled.into_iter().map(|(_, id, _)| id).collect();
+    // What waits there is cancelled when its turn comes, so the lanes have to be open.
+    let lanes: Vec<String> = disabled.iter().map(Uuid::to_string).collect();
+    let states: Vec<_> = lanes.iter().map(|lane| open_lane(lane)).collect();
+    let wake = queue::lanes::set(conn, <Deliver as queue::JobKind>::QUEUE, &states).await?;
+    Ok((wake, disabled))
+}
+
+/// The state of an endpoint's lane that nothing is the matter with.
+fn open_lane(lane: &str) -> queue::lanes::State<'_> {
+    queue::lanes::State { lane, cap: Some(IN_FLIGHT_MAX), closed: None }
 }
 
 fn names(events: &[EventType]) -> Vec<&'static str> {

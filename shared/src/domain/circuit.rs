@@ -16,7 +16,7 @@ pub struct CircuitPolicy {
     pub over: Duration,
     /// How long the first try is waited for.
     pub pause: Duration,
-    /// After how long without any success an endpoint is disabled.
+    /// After how long without any success, and as many failures, an endpoint is disabled.
     pub disable_after: DisableAfter,
 }
 
@@ -99,15 +99,14 @@ impl CircuitPolicy {
         let Some(failing_for) = standing.failing_for.filter(|_| standing.failures > 0) else {
             return Verdict::Closed;
         };
-        if self.disable_after.0.is_some_and(|after| failing_for >= after) {
+        let many = standing.failures >= u32::from(self.failures);
+        if many && self.disable_after.0.is_some_and(|after| failing_for >= after) {
             return Verdict::Disable;
         }
         match standing.open {
             Some(tries) if standing.try_failed => Verdict::Pause(self.pause_after(tries + 1, spread)),
             Some(_) => Verdict::Open,
-            None if standing.failures >= u32::from(self.failures) && failing_for >= self.over => {
-                Verdict::Pause(self.pause_after(0, spread))
-            }
+            None if many && failing_for >= self.over => Verdict::Pause(self.pause_after(0, spread)),
             None => Verdict::Closed,
         }
     }
@@ -136,7 +135,8 @@ mod tests {
             (1000, 9, Verdict::Closed),
             (10, 10, pause),
             (10, 5 * 24 * 3600 - 1, pause),
-            (1, 5 * 24 * 3600, Verdict::Disable),
+            (10, 5 * 24 * 3600, Verdict::Disable),
+            (9, 5 * 24 * 3600, Verdict::Closed),
         ] {
             assert_eq!(policy.judge(failing(failures, seconds), 0.0), expected, "{failures} {seconds}");
         }

@@ -13,8 +13,13 @@ const NAME_BYTES_MAX: usize = 64;
 const VALUE_BYTES_MAX: usize = 1024;
 
 /// What belongs to the connection, to the body, or to iris, or would let a request pass for another one.
-const DENIED: [&str; 22] = [
+const DENIED: [&str; 27] = [
     "accept-encoding",
+    "cf-connecting-ip",
+    "metadata",
+    "metadata-flavor",
+    "true-client-ip",
+    "x-client-ip",
     "connection",
     "content-encoding",
     "content-length",
@@ -38,7 +43,7 @@ const DENIED: [&str; 22] = [
     "x-real-ip",
 ];
 /// The same, as beginnings of names.
-const DENIED_PREFIXES: [&str; 5] = ["x-iris-", "webhook-", "proxy-", "sec-", "x-forwarded-"];
+const DENIED_PREFIXES: [&str; 6] = ["x-aws-ec2-", "x-iris-", "webhook-", "proxy-", "sec-", "x-forwarded-"];
 
 /// Checks headers and brings their names into the form in which they are stored: lower case.
 pub fn check(headers: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<FieldError>> {
