@@ -40,9 +40,9 @@ const UNASKED: Duration = Duration::from_secs(10);
 const PROMOTE_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// How many due timers one statement promotes.
 const PROMOTE_MAX: i32 = 5000;
-/// How long after a failed claim the rows under this process's lease are compared with what it runs. The claim's
-/// statement has ended by then, one way or the other.
-const RECONCILE: Duration = Duration::from_secs(12);
+/// How long after a failed claim the rows under this process's lease are compared with what it runs: once when the
+/// claim's statement has most likely ended, and once when it has for certain, one way or the other.
+const RECONCILE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(12)];
 /// How often the gauges are set.
 const MEASURE: Duration = Duration::from_secs(10);
 /// How often groups that govern nothing are forgotten, and how many are looked at.
@@ -121,14 +121,16 @@ pub(crate) fn start(tasks: &TaskTracker, shared: &Arc<Shared>, schedules: Vec<Sc
         cancel(&shared).await?;
         Ok(next)
     });
-    let mut reconcile_at = None;
+    let mut reconcile_at: Vec<Instant> = Vec::new();
     chore!(tasks, "reconcile", shared, nobody.clone(), {
         if shared.unheard.swap(false, Ordering::AcqRel) {
-            reconcile_at.get_or_insert(Instant::now() + RECONCILE);
+            // While claims go on failing the first comparison is not put off again and again.
+            let first = reconcile_at.first().copied().unwrap_or(Instant::now() + RECONCILE[0]);
+            reconcile_at = vec![first, Instant::now() + RECONCILE[1]];
         }
-        if reconcile_at.is_some_and(|at| Instant::now() >= at) {
+        if reconcile_at.first().is_some_and(|at| Instant::now() >= *at) {
             reconcile(&shared).await?;
-            reconcile_at = None;
+            reconcile_at.remove(0);
         }
         Ok(POLL)
     });

@@ -30,6 +30,10 @@ const SLOW_EACH: Duration = Duration::from_micros(300);
 const SLOW_TIMES: f64 = 40.0;
 const SLOW_PAUSE_MIN: f64 = 1.0;
 const SLOW_PAUSE_MAX: f64 = 60.0;
+/// How long lanes between the known ones are not looked for again meanwhile: so many times as long as that took, and this at
+/// least.
+const BESIDE_TIMES: u32 = 20;
+const BESIDE_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// How far behind the last claimed job a lane is claimed from where it stands: what comes further ahead of it waits for the
 /// next look.
 const SLOW_LAG: Duration = Duration::from_secs(10);
@@ -60,6 +64,8 @@ pub struct Rota {
     left: Option<(String, usize)>,
     /// When a look was slow: not before this time there is another, and claims begin where the lanes stand.
     next_look: Option<Instant>,
+    /// Until then, not before this time are lanes between the known ones looked for.
+    next_beside: Option<Instant>,
     /// The lanes that had nothing more to give, until the next look: those that were full, for they have room again some
     /// time, and all of them while looks are spared.
     resting: Vec<(String, usize, Lane)>,
@@ -163,6 +169,7 @@ impl Rota {
             after_lanes: HashMap::new(),
             left: None,
             next_look: None,
+            next_beside: None,
             resting: Vec::new(),
         }
     }
@@ -220,7 +227,13 @@ impl Rota {
         if resting {
             if look {
                 self.wake_lanes();
-                self.discover(conn, queue).await?;
+                if self.next_beside.is_none_or(|at| Instant::now() >= at) {
+                    let began = Instant::now();
+                    self.discover(conn, queue).await?;
+                    // Where there were some there may be more.
+                    let pause = (began.elapsed() * BESIDE_TIMES).max(BESIDE_PAUSE_MIN);
+                    self.next_beside = (!self.unseen).then(|| Instant::now() + pause);
+                }
             }
         } else if look || self.turns.is_empty() {
             if self.next_look.is_some() {
@@ -275,7 +288,6 @@ impl Rota {
             .bind(lanes)
             .fetch_all(conn)
             .await?;
-        // There may be more in the same gaps.
         self.unseen = found.iter().any(|beside| beside.open);
         for beside in found.into_iter().filter(|beside| beside.open) {
             let new =
