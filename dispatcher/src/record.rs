@@ -252,22 +252,17 @@ fn health(rows: &[&Row]) -> Vec<HealthChange> {
     for row in rows {
         let Some(attempt) = &row.attempt else { continue };
         let key = (attempt.account_id, row.endpoint_id);
-        let change = changes.entry(key).or_insert_with(|| HealthChange {
+        let fresh = |succeeded| HealthChange {
             account_id: attempt.account_id,
             endpoint_id: row.endpoint_id,
-            succeeded: false,
+            succeeded,
             failures: 0,
             failing: None,
             timed_out: false,
-        });
+        };
+        let change = changes.entry(key).or_insert_with(|| fresh(false));
         if attempt.error_class.is_none() {
-            *change = HealthChange {
-                succeeded: true,
-                failures: 0,
-                failing: None,
-                timed_out: false,
-                ..change.clone()
-            };
+            *change = fresh(true);
         } else {
             let (first, last) = change.failing.unwrap_or((attempt.started_at, attempt.started_at));
             change.failures += 1;

@@ -204,8 +204,9 @@ end
 $$;
 
 -- Lanes that have come beside the known ones: of each gap between two lanes of a known tenant, and between two such tenants,
--- the first lanes with a ready job, up to one that is open, and some dozens at most. The rows of the known lanes are passed by, and what has died among them. (A comparison of
--- rows would do it in one: the server begins such a scan at all rows of the lane before.)
+-- the first lanes with a ready job, up to one that is open, and some dozens at most. The rows of the known lanes are passed
+-- by, and what has died among them. (A comparison of rows would do it in one: the server begins such a scan at all rows of
+-- the lane before.)
 create function queue.walk_between(p_queue text, p_tenants text[], p_lanes text[])
 returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off

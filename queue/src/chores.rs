@@ -410,19 +410,13 @@ mod tests {
     use std::str::FromStr;
 
     use futures::FutureExt;
-    use serde::{Deserialize, Serialize};
-    use sqlx::{PgPool, migrate::Migrator, postgres::PgConnectOptions};
-    use testkit::TestDatabase;
+    use sqlx::{PgPool, postgres::PgConnectOptions};
 
     use super::*;
-    use crate::{JobKind, NewJob, Notifier, RunAt, Runtime, RuntimeConfig, enqueue};
-
-    #[derive(Serialize, Deserialize)]
-    struct Nothing {}
-
-    impl JobKind for Nothing {
-        const QUEUE: &'static str = "nothing";
-    }
+    use crate::{
+        NewJob, Notifier, RunAt, Runtime, RuntimeConfig, enqueue,
+        testing::{Nothing, database},
+    };
 
     /// What a look asks for: (timers, rescue).
     async fn asked(shared: &Shared) -> (bool, bool) {
@@ -439,9 +433,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_look_asks_for_what_there_is_to_do_and_for_nothing_else() {
-        let migrate =
-            async |pool: &PgPool| Ok(Migrator::with_migrations(crate::migrations()).run(pool).await?);
-        let database = TestDatabase::create_from("queue", migrate).await;
+        let database = database().await;
         let runtime = Runtime::start(RuntimeConfig {
             name: "looker".into(),
             connect: PgConnectOptions::from_str(database.url()).unwrap(),

@@ -25,6 +25,8 @@ pub mod operate;
 mod rota;
 mod runtime;
 mod schedule;
+#[cfg(test)]
+mod testing;
 mod tick;
 mod trace;
 mod vacuum;

@@ -1,7 +1,7 @@
 //! Whose turn it is: a claim serves the tenants in turn, and the lanes of each tenant in turn.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -91,28 +91,24 @@ struct Lane {
     stands: Option<DateTime<Utc>>,
 }
 
-/// A lane as a look at the table finds it.
+/// A lane as the table has it.
 #[derive(Debug, FromRow)]
-struct Seen {
+struct Found {
     tenant: String,
     weight: i32,
     lane: String,
     guarded: bool,
     open: bool,
     head: DateTime<Utc>,
-    whole: bool,
-    took_ms: f64,
 }
 
-/// A lane that lies beside the known ones.
+/// The same with what a look at the whole table tells besides.
 #[derive(Debug, FromRow)]
-struct Beside {
-    tenant: String,
-    weight: i32,
-    lane: String,
-    guarded: bool,
-    open: bool,
-    head: DateTime<Utc>,
+struct Seen {
+    #[sqlx(flatten)]
+    found: Found,
+    whole: bool,
+    took_ms: f64,
 }
 
 /// How many jobs one claim asks of which lanes.
@@ -266,12 +262,16 @@ impl Rota {
 
     /// Lets the lanes that rested have their turns again.
     fn wake_lanes(&mut self) {
-        for (tenant, weight, lane) in self.resting.drain(..) {
-            if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == tenant) {
-                turn.lanes.push_back(lane);
-            } else {
-                self.turns.push_back(Turn { tenant, weight, lanes: [lane].into() });
-            }
+        for (tenant, weight, lane) in std::mem::take(&mut self.resting) {
+            self.add_lane(tenant, weight, lane);
+        }
+    }
+
+    /// Gives a lane the last turn of its tenant, and the tenant the last of all if it has none.
+    fn add_lane(&mut self, tenant: String, weight: usize, lane: Lane) {
+        match self.turns.iter_mut().find(|turn| turn.tenant == tenant) {
+            Some(turn) => turn.lanes.push_back(lane),
+            None => self.turns.push_back(Turn { tenant, weight, lanes: [lane].into() }),
         }
     }
 
@@ -282,22 +282,16 @@ impl Rota {
             .iter()
             .flat_map(|turn| turn.lanes.iter().map(|lane| (turn.tenant.as_str(), lane.name.as_str())));
         let (tenants, lanes): (Vec<&str>, Vec<&str>) = known.unzip();
-        let found: Vec<Beside> = sqlx::query_as("select * from queue.walk_between($1, $2, $3)")
+        let found: Vec<Found> = sqlx::query_as("select * from queue.walk_between($1, $2, $3)")
             .bind(queue)
             .bind(tenants)
             .bind(lanes)
             .fetch_all(conn)
             .await?;
-        self.unseen = found.iter().any(|beside| beside.open);
-        for beside in found.into_iter().filter(|beside| beside.open) {
-            let new =
-                Lane { stands: Some(beside.head - SLOW_LAG), ..Lane::new(&beside.lane, beside.guarded) };
-            if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == beside.tenant) {
-                turn.lanes.push_back(new);
-            } else {
-                let weight = usize::try_from(beside.weight).unwrap_or(1);
-                self.turns.push_back(Turn { tenant: beside.tenant, weight, lanes: [new].into() });
-            }
+        self.unseen = found.iter().any(|found| found.open);
+        for found in found.into_iter().filter(|found| found.open) {
+            let new = Lane { stands: Some(found.head - SLOW_LAG), ..Lane::new(&found.lane, found.guarded) };
+            self.add_lane(found.tenant, usize::try_from(found.weight).unwrap_or(1), new);
         }
         Ok(())
     }
@@ -318,6 +312,7 @@ impl Rota {
         self.resting.clear();
         self.whole = seen.first().is_none_or(|seen| seen.whole);
         let took = seen.iter().map(|seen| seen.took_ms).fold(0.0, f64::max) / 1000.0;
+        let seen: Vec<Found> = seen.into_iter().map(|seen| seen.found).collect();
         for seen in &seen {
             if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
                 let weight = usize::try_from(seen.weight).unwrap_or(1);
@@ -418,7 +413,8 @@ impl Rota {
     /// After a look that did not see all lanes, those that were served wait until the others were.
     fn settle(&mut self, shares: &Shares, rows: &[Row]) {
         let mut given: HashMap<(&str, &str), (i32, DateTime<Utc>)> = HashMap::new();
-        let is_full = |lane: &Lane| rows.iter().any(|row| row.fate == "full" && row.lane == lane.name);
+        let full: HashSet<&str> =
+            rows.iter().filter(|row| row.fate == "full").map(|row| row.lane.as_str()).collect();
         for row in rows.iter().filter(|row| row.fate != "held by another" && row.fate != "full") {
             let (count, last) = given.entry((&row.tenant, &row.lane)).or_insert((0, row.rank));
             *count += 1;
@@ -439,7 +435,7 @@ impl Rota {
                     && given.is_some_and(|(count, _)| *count >= shares.budgets[index])
                 {
                     turn.lanes.push_back(lane);
-                } else if self.next_look.is_some() || is_full(&lane) {
+                } else if self.next_look.is_some() || full.contains(lane.name.as_str()) {
                     self.resting.push((turn.tenant.clone(), turn.weight, lane));
                 }
             }

@@ -148,25 +148,12 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
-    use serde::{Deserialize, Serialize};
-    use sqlx::{PgPool, migrate::Migrator};
-    use testkit::TestDatabase;
-
     use super::*;
-    use crate::JobKind;
-
-    #[derive(Serialize, Deserialize)]
-    struct Nothing {}
-
-    impl JobKind for Nothing {
-        const QUEUE: &'static str = "nothing";
-    }
+    use crate::testing::{Nothing, database};
 
     #[tokio::test]
     async fn a_tick_that_another_process_took_is_not_taken_again() {
-        let migrate =
-            async |pool: &PgPool| Ok(Migrator::with_migrations(crate::migrations()).run(pool).await?);
-        let database = TestDatabase::create_from("queue", migrate).await;
+        let database = database().await;
         let mut conn = database.pool().acquire().await.unwrap();
         let job = NewJob::new(&Nothing {}, "tenant").unwrap();
         let schedule = Schedule::new("every-second", "* * * * * *", job).unwrap();

@@ -8,7 +8,7 @@ use rand::Rng;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::notifications::{self, NewNotification};
+use super::notifications;
 use crate::{
     domain::{
         circuit::{CircuitPolicy, Standing, Verdict},
@@ -44,7 +44,6 @@ const FAILING_REASON: &str = "failing";
 struct Health {
     account_id: Uuid,
     endpoint_id: Uuid,
-    url: String,
     /// Whether the endpoint is enabled and not deleted.
     enabled: bool,
     consecutive_failures: i32,
@@ -97,8 +96,8 @@ pub async fn record(
 struct Effects {
     /// (lane, cap, for how long it is closed)
     lanes: Vec<(String, i32, Option<Duration>)>,
-    /// (account, endpoint, URL) of those to be disabled.
-    failed: Vec<(Uuid, Uuid, String)>,
+    /// (account, endpoint) of those to be disabled.
+    failed: Vec<(Uuid, Uuid)>,
 }
 
 impl Effects {
@@ -114,7 +113,7 @@ impl Effects {
             Followed::Disable => {
                 // What waits there is cancelled when its turn comes, so the lane has to be open.
                 self.lanes.push((health.endpoint_id.to_string(), IN_FLIGHT_MAX, None));
-                self.failed.push((health.account_id, health.endpoint_id, health.url.clone()));
+                self.failed.push((health.account_id, health.endpoint_id));
             }
         }
     }
@@ -186,7 +185,7 @@ async fn lock(conn: &mut PgConnection, changes: &[HealthChange]) -> Result<Vec<H
         return Ok(Vec::new());
     }
     sqlx::query_as(
-        "select h.account_id, h.endpoint_id, e.url, e.enabled and e.deleted_at is null as enabled,
+        "select h.account_id, h.endpoint_id, e.enabled and e.deleted_at is null as enabled,
             h.consecutive_failures, h.failing_since, h.last_success_at, h.slow, h.opened_at, h.probes, h.probe_at, now() as now
          from unnest($1::uuid[], $2::uuid[], $3::int4[]) as s(account_id, endpoint_id, failures)
          join endpoint_health h on h.account_id = s.account_id and h.endpoint_id = s.endpoint_id
@@ -229,13 +228,13 @@ async fn store(conn: &mut PgConnection, known: &[Health]) -> Result<(), sqlx::Er
     Ok(())
 }
 
-/// Disables endpoints, given as (account, endpoint, URL), and tells their accounts. Returns which were enabled until now.
+/// Disables endpoints, given as (account, endpoint), and tells their accounts. Returns which were enabled until now.
 /// One that somebody is just changing is left until its next failure, for that one may wait for the row of its health.
-async fn disable(conn: &mut PgConnection, failed: &[(Uuid, Uuid, String)]) -> Result<Vec<Uuid>, sqlx::Error> {
+async fn disable(conn: &mut PgConnection, failed: &[(Uuid, Uuid)]) -> Result<Vec<Uuid>, sqlx::Error> {
     if failed.is_empty() {
         return Ok(Vec::new());
     }
-    let disabled: Vec<Uuid> = sqlx::query_scalar(
+    let disabled: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "with free as materialized (
             select e.account_id, e.id
             from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
@@ -244,20 +243,15 @@ async fn disable(conn: &mut PgConnection, failed: &[(Uuid, Uuid, String)]) -> Re
         )
         update endpoints e set enabled = false, disabled_reason = $3, updated_at = now()
         from free f where e.account_id = f.account_id and e.id = f.id
-        returning e.id",
+        returning e.account_id, e.id, e.url",
     )
-    .bind(failed.iter().map(|(account_id, _, _)| *account_id).collect::<Vec<_>>())
-    .bind(failed.iter().map(|(_, id, _)| *id).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
+    .bind(failed.iter().map(|(_, id)| *id).collect::<Vec<_>>())
     .bind(FAILING_REASON)
     .fetch_all(&mut *conn)
     .await?;
-    let told: Vec<NewNotification> = failed
-        .iter()
-        .filter(|(_, id, _)| disabled.contains(id))
-        .map(|(account_id, id, url)| NewNotification::webhook_disabled(*account_id, *id, url, FAILING_REASON))
-        .collect();
-    notifications::create_many(conn, &told).await?;
-    Ok(disabled)
+    notifications::tell_disabled(conn, &disabled, FAILING_REASON).await?;
+    Ok(disabled.into_iter().map(|(_, id, _)| id).collect())
 }
 
 #[cfg(test)]
@@ -272,7 +266,6 @@ mod tests {
         Health {
             account_id: Uuid::nil(),
             endpoint_id: Uuid::nil(),
-            url: String::new(),
             enabled: true,
             consecutive_failures: 0,
             failing_since: None,

@@ -7,8 +7,7 @@ use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::{
-    Tx,
-    notifications::{self, NewNotification},
+    Tx, notifications,
     page::{Page, Rows},
 };
 use crate::{
@@ -254,11 +253,7 @@ pub async fn disable_gone(
     .bind(GONE_REASON)
     .fetch_all(&mut *conn)
     .await?;
-    let told: Vec<NewNotification> = disabled
-        .iter()
-        .map(|(account_id, id, url)| NewNotification::webhook_disabled(*account_id, *id, url, GONE_REASON))
-        .collect();
-    notifications::create_many(conn, &told).await?;
+    notifications::tell_disabled(conn, &disabled, GONE_REASON).await?;
     let disabled: Vec<Uuid> = disabled.into_iter().map(|(_, id, _)| id).collect();
     // What waits there is cancelled when its turn comes, so the lanes have to be open.
     let lanes: Vec<String> = disabled.iter().map(Uuid::to_string).collect();

@@ -8,7 +8,7 @@ use crate::ids::new_id;
 
 /// Something that an account is told of.
 #[derive(Debug, Clone)]
-pub struct NewNotification {
+struct NewNotification {
     account_id: Uuid,
     kind: &'static str,
     title: String,
@@ -18,7 +18,7 @@ pub struct NewNotification {
 
 impl NewNotification {
     /// An endpoint was disabled, and why: `failing` or `gone`.
-    pub fn webhook_disabled(account_id: Uuid, endpoint_id: Uuid, url: &str, reason: &str) -> Self {
+    fn webhook_disabled(account_id: Uuid, endpoint_id: Uuid, url: &str, reason: &str) -> Self {
         let why = match reason {
             "gone" => "it answered every attempt of a delivery with 410 Gone",
             _ => "it has answered nothing with 2xx for too long",
@@ -33,8 +33,21 @@ impl NewNotification {
     }
 }
 
+/// Tells accounts that endpoints, given as (account, endpoint, URL), were disabled, and why: `failing` or `gone`.
+pub async fn tell_disabled(
+    conn: &mut PgConnection,
+    disabled: &[(Uuid, Uuid, String)],
+    reason: &str,
+) -> Result<(), sqlx::Error> {
+    let told: Vec<NewNotification> = disabled
+        .iter()
+        .map(|(account_id, id, url)| NewNotification::webhook_disabled(*account_id, *id, url, reason))
+        .collect();
+    create_many(conn, &told).await
+}
+
 /// Stores notifications.
-pub async fn create_many(conn: &mut PgConnection, told: &[NewNotification]) -> Result<(), sqlx::Error> {
+async fn create_many(conn: &mut PgConnection, told: &[NewNotification]) -> Result<(), sqlx::Error> {
     if told.is_empty() {
         return Ok(());
     }
