@@ -79,24 +79,50 @@ pub enum End {
     Cancelled,
 }
 
+/// Makes the request of an attempt.
+pub trait Requester: Send + Sync + 'static {
+    /// Signs the delivery and sends it; `started_at` is the time that the receiver is told.
+    fn request(
+        &self,
+        due: &DueDelivery,
+        key: &SigningKey,
+        started_at: DateTime<Utc>,
+        body: Bytes,
+    ) -> impl Future<Output = Answer> + Send;
+}
+
+impl Requester for HttpClient {
+    async fn request(
+        &self,
+        due: &DueDelivery,
+        key: &SigningKey,
+        started_at: DateTime<Utc>,
+        body: Bytes,
+    ) -> Answer {
+        let mut headers = endpoint_headers::for_request(&due.headers);
+        headers.extend(key.headers(due.id, started_at.timestamp(), &body));
+        self.post(&due.url, headers, body).await
+    }
+}
+
 /// Makes deliveries.
 #[derive(Debug)]
-pub struct Deliverer {
+pub struct Deliverer<R> {
     database: Database,
-    client: HttpClient,
+    requester: R,
     keys: Keys,
     outcomes: mpsc::Sender<Sent>,
 }
 
-impl Deliverer {
+impl<R: Requester> Deliverer<R> {
     /// What is sent goes to `outcomes`.
     pub fn new(
         database: Database,
-        client: HttpClient,
+        requester: R,
         secret_key: SecretKey,
         outcomes: mpsc::Sender<Sent>,
     ) -> Self {
-        Self { database, client, keys: Keys::new(secret_key), outcomes }
+        Self { database, requester, keys: Keys::new(secret_key), outcomes }
     }
 
     /// Delivers what the source claims until it ends, and then until every request has.
@@ -187,11 +213,9 @@ impl Deliverer {
         // Receivers compare it with their own clocks, so it is the database's, whose clock is watched over, and not that
         // of whichever machine this is.
         let started_at = due.read_at + read.elapsed();
-        let mut headers = endpoint_headers::for_request(&due.headers);
-        headers.extend(key.headers(due.id, started_at.timestamp(), &body));
         let cancelled = claimed.job.cancelled().clone();
         let answer = tokio::select! {
-            answer = self.client.post(&due.url, headers, body) => answer,
+            answer = self.requester.request(&due, &key, started_at, body) => answer,
             // The deadline of the shutdown has come. The receiver may have the request; it gets it once more.
             () = cancelled.cancelled() => return give_back(claimed).await,
         };

@@ -26,7 +26,13 @@ mod sign;
 
 pub use config::DispatcherConfig;
 use deliver::Deliverer;
-use http_client::HttpClient;
+// For benchmarks, which measure the two halves of a delivery apart.
+#[doc(hidden)]
+pub use deliver::Requester;
+#[doc(hidden)]
+pub use http_client::{Answer, HttpClient};
+#[doc(hidden)]
+pub use sign::SigningKey;
 
 /// How dispatchers are named in the list of leases and among the database's connections.
 const NAME: &str = "iris dispatcher";
@@ -42,9 +48,20 @@ pub async fn run(
     base: BaseConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let client = HttpClient::new(base.webhook_allow.clone(), config.webhook_timeout)?;
+    run_with(client, config, base, shutdown).await
+}
+
+/// As [`run`], with requests made by `requester`.
+#[doc(hidden)]
+pub async fn run_with(
+    requester: impl Requester,
+    config: DispatcherConfig,
+    base: BaseConfig,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let database =
         Database::connect(&base.database_url, NAME, base.database_connections).context("DATABASE_URL")?;
-    let client = HttpClient::new(base.webhook_allow.clone(), config.webhook_timeout)?;
     let slots = usize::from(config.webhook_slots);
     let leased = Arc::new(Mutex::new(None));
     let asked = leased.clone();
@@ -60,7 +77,7 @@ pub async fn run(
     })?;
     let source = runtime.source(slots);
     let (outcomes, sent) = mpsc::channel(slots);
-    let deliverer = Deliverer::new(database.clone(), client, base.secret_key.clone(), outcomes);
+    let deliverer = Deliverer::new(database.clone(), requester, base.secret_key.clone(), outcomes);
     let give_up = CancellationToken::new();
     let loops = TaskTracker::new();
     loops.spawn(relay::run(database.clone(), usize::from(config.relay_batch), shutdown.clone()));
