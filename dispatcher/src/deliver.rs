@@ -162,7 +162,7 @@ impl<R: Requester> Deliverer<R> {
                 self.hand_on(Sent { claimed, due, end: End::Cancelled }).await;
                 continue;
             };
-            match self.keys.get(due.endpoint_id, &due.sealed_secret) {
+            match self.keys.get(&due) {
                 Ok(key) => prepared.push(Prepared { claimed, due, read, body: Bytes::from(body), key }),
                 Err(error) => {
                     tracing::error!(endpoint_id = %due.endpoint_id, %error, "a delivery cannot be signed");
@@ -263,10 +263,11 @@ struct Keys {
     opened: Mutex<HashMap<Uuid, OpenedKey>>,
 }
 
-/// A key, and the sealed secret that it was opened from.
+/// A key, and the sealed secrets that it was opened from.
 #[derive(Debug)]
 struct OpenedKey {
     sealed: Vec<u8>,
+    sealed_old: Option<Vec<u8>>,
     key: Arc<SigningKey>,
 }
 
@@ -275,19 +276,25 @@ impl Keys {
         Self { secret_key, opened: Mutex::default() }
     }
 
-    fn get(&self, endpoint_id: Uuid, sealed: &[u8]) -> Result<Arc<SigningKey>, KeyError> {
+    fn get(&self, due: &DueDelivery) -> Result<Arc<SigningKey>, KeyError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = opened.get(&endpoint_id)
-            && known.sealed == sealed
+        if let Some(known) = opened.get(&due.endpoint_id)
+            && known.sealed == due.sealed_secret
+            && known.sealed_old == due.sealed_old_secret
         {
             return Ok(known.key.clone());
         }
-        let secret = self.secret_key.open(&secret_place(endpoint_id), sealed)?;
-        let key = Arc::new(SigningKey::new(&secret)?);
+        let place = secret_place(due.endpoint_id);
+        let mut key = SigningKey::new(&self.secret_key.open(&place, &due.sealed_secret)?)?;
+        if let Some(sealed) = &due.sealed_old_secret {
+            key = key.with_old(&self.secret_key.open(&place, sealed)?)?;
+        }
+        let key = Arc::new(key);
         if opened.len() >= KEYS_MAX {
             opened.clear();
         }
-        opened.insert(endpoint_id, OpenedKey { sealed: sealed.to_vec(), key: key.clone() });
+        let (sealed, sealed_old) = (due.sealed_secret.clone(), due.sealed_old_secret.clone());
+        opened.insert(due.endpoint_id, OpenedKey { sealed, sealed_old, key: key.clone() });
         Ok(key)
     }
 }
@@ -298,6 +305,24 @@ mod tests {
 
     use super::*;
 
+    fn due(endpoint_id: Uuid, sealed_secret: &[u8], sealed_old_secret: Option<&[u8]>) -> DueDelivery {
+        DueDelivery {
+            account_id: Uuid::nil(),
+            id: Uuid::nil(),
+            endpoint_id,
+            attempts: 0,
+            retries_from: 0,
+            url: String::new(),
+            sealed_secret: sealed_secret.to_vec(),
+            sealed_old_secret: sealed_old_secret.map(<[u8]>::to_vec),
+            headers: serde_json::json!({}),
+            open: true,
+            body: None,
+            event_created_at: None,
+            read_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
     #[test]
     fn a_rotated_secret_is_opened_anew() {
         let secret_key: SecretKey = SecretKey::generate().parse().unwrap();
@@ -305,9 +330,15 @@ mod tests {
         let id = Uuid::now_v7();
         let seal = || secret_key.seal(&secret_place(id), &new_secret()).unwrap();
         let (first, second) = (seal(), seal());
-        let key = keys.get(id, &first).unwrap();
-        assert!(Arc::ptr_eq(&key, &keys.get(id, &first).unwrap()));
-        assert!(!Arc::ptr_eq(&key, &keys.get(id, &second).unwrap()));
-        assert!(keys.get(Uuid::now_v7(), &first).is_err(), "a secret opens only at its place");
+        let signatures = |old: Option<&[u8]>| {
+            let headers = keys.get(&due(id, &second, old)).unwrap().headers(id, 0, b"{}");
+            headers["webhook-signature"].to_str().unwrap().split(' ').count()
+        };
+        let key = keys.get(&due(id, &first, None)).unwrap();
+        assert!(Arc::ptr_eq(&key, &keys.get(&due(id, &first, None)).unwrap()));
+        assert!(!Arc::ptr_eq(&key, &keys.get(&due(id, &second, None)).unwrap()));
+        assert_eq!([signatures(None), signatures(Some(&first)), signatures(None)], [1, 2, 1]);
+        let elsewhere = due(Uuid::now_v7(), &first, None);
+        assert!(keys.get(&elsewhere).is_err(), "a secret opens only at its place");
     }
 }

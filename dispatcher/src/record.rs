@@ -99,6 +99,7 @@ impl Row {
                 delivery: DeliveryChange {
                     account_id: sent.due.account_id,
                     id: sent.due.id,
+                    job_id: sent.claimed.job.id(),
                     status: DeliveryStatus::Cancelled,
                     attempted: false,
                     status_code: None,
@@ -113,12 +114,11 @@ impl Row {
 
     fn attempted(sent: &Sent, started_at: DateTime<Utc>, answer: &Answer, schedule: &RetrySchedule) -> Self {
         let number = sent.due.attempts + 1;
+        let tried = usize::try_from(number - sent.due.retries_from).unwrap_or(usize::MAX);
         let spread = rand::rng().random_range(-1.0..=1.0);
         let retry_after =
             answer.retry_after.as_deref().and_then(|value| parse_retry_after(value, started_at));
-        let next_after = answer
-            .error_class
-            .and_then(|_| schedule.next(usize::try_from(number).unwrap_or(usize::MAX), retry_after, spread));
+        let next_after = answer.error_class.and_then(|_| schedule.next(tried, retry_after, spread));
         let status = match (answer.error_class, next_after) {
             (None, _) => DeliveryStatus::Succeeded,
             (Some(_), Some(_)) => DeliveryStatus::Pending,
@@ -132,6 +132,7 @@ impl Row {
             delivery: DeliveryChange {
                 account_id: sent.due.account_id,
                 id: sent.due.id,
+                job_id: sent.claimed.job.id(),
                 status,
                 attempted: true,
                 status_code,

@@ -29,6 +29,8 @@ pub struct BadSecret;
 pub struct SigningKey {
     iris: Hmac<Sha256>,
     standard: Hmac<Sha256>,
+    /// The secret before it, while receivers may know that one alone.
+    old: Option<Hmac<Sha256>>,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -40,15 +42,13 @@ impl std::fmt::Debug for SigningKey {
 impl SigningKey {
     /// Reads a secret. X-Iris-Signature is keyed by its whole text, webhook-signature by the bytes it encodes.
     pub fn new(secret: &str) -> Result<Self, BadSecret> {
-        let encoded = secret.strip_prefix(SECRET_PREFIX).ok_or(BadSecret)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| BadSecret)?;
-        if bytes.is_empty() {
-            return Err(BadSecret);
-        }
-        Ok(Self {
-            iris: Hmac::new_from_slice(secret.as_bytes()).map_err(|_| BadSecret)?,
-            standard: Hmac::new_from_slice(&bytes).map_err(|_| BadSecret)?,
-        })
+        let iris = Hmac::new_from_slice(secret.as_bytes()).map_err(|_| BadSecret)?;
+        Ok(Self { iris, standard: standard_key(secret)?, old: None })
+    }
+
+    /// Signs with the secret before this one too. X-Iris-Signature has room for one signature and goes without it.
+    pub fn with_old(self, secret: &str) -> Result<Self, BadSecret> {
+        Ok(Self { old: Some(standard_key(secret)?), ..self })
     }
 
     /// The headers of one attempt, made at `timestamp` (epoch seconds). The delivery's id is the same at every attempt.
@@ -56,7 +56,15 @@ impl SigningKey {
         let id = delivery_id.to_string();
         let timestamp = timestamp.to_string();
         let iris = digest(&self.iris, &[timestamp.as_bytes(), b".", body]);
-        let standard = digest(&self.standard, &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
+        let standard = |key: &Hmac<Sha256>| {
+            let digest = digest(key, &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
+            format!("v1,{}", STANDARD.encode(digest))
+        };
+        let mut signatures = standard(&self.standard);
+        if let Some(old) = &self.old {
+            signatures.push(' ');
+            signatures.push_str(&standard(old));
+        }
         HeaderMap::from_iter([
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
@@ -65,9 +73,19 @@ impl SigningKey {
             (X_IRIS_SIGNATURE, ascii(hex::encode(iris))),
             (WEBHOOK_ID, ascii(id)),
             (WEBHOOK_TIMESTAMP, ascii(timestamp)),
-            (WEBHOOK_SIGNATURE, ascii(format!("v1,{}", STANDARD.encode(standard)))),
+            (WEBHOOK_SIGNATURE, ascii(signatures)),
         ])
     }
+}
+
+/// The key of Standard Webhooks: the bytes that a secret encodes.
+fn standard_key(secret: &str) -> Result<Hmac<Sha256>, BadSecret> {
+    let encoded = secret.strip_prefix(SECRET_PREFIX).ok_or(BadSecret)?;
+    let bytes = STANDARD.decode(encoded).map_err(|_| BadSecret)?;
+    if bytes.is_empty() {
+        return Err(BadSecret);
+    }
+    Hmac::new_from_slice(&bytes).map_err(|_| BadSecret)
 }
 
 fn digest(key: &Hmac<Sha256>, parts: &[&[u8]]) -> [u8; 32] {
@@ -109,6 +127,24 @@ mod tests {
                 "x-iris-timestamp: 1714392000",
             ]
         );
+    }
+
+    #[test]
+    fn during_an_overlap_the_new_signature_comes_first_and_the_old_one_behind_it() {
+        let (old, new) = (
+            "whsec_aXJpcyB3b3JsZCB0ZXN0IHNlY3JldCBrZXkgMDE=",
+            "whsec_b3RoZXIgd29ybGQgdGVzdCBzZWNyZXQga2V5IDAwMDE=",
+        );
+        let id = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001);
+        let headers = |key: SigningKey| key.headers(id, 1_714_392_000, br#"{"id":"evt_1"}"#);
+        let alone = headers(SigningKey::new(new).unwrap());
+        let both = headers(SigningKey::new(new).unwrap().with_old(old).unwrap());
+        let new_signature = alone["webhook-signature"].to_str().unwrap();
+        // The old one's is that of the test above.
+        let expected = format!("{new_signature} v1,V2N/4WhYmfthzhKWiQhUNyCYPo90DbzaoZQDLG9NEjk=");
+        assert_eq!(both["webhook-signature"].to_str().unwrap(), expected);
+        assert_eq!(both["x-iris-signature"], alone["x-iris-signature"]);
+        assert!(SigningKey::new(new).unwrap().with_old("aXJpcw==").is_err());
     }
 
     #[test]

@@ -35,6 +35,15 @@ pub struct NewDelivery {
 /// Makes deliveries, in order, and numbers them per endpoint. The numbers are taken from the endpoints' rows in the order
 /// of their keys, so that relays of different shards and the recording of attempts never deadlock.
 pub async fn create_many(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> Result<(), sqlx::Error> {
+    create(conn, deliveries, false).await
+}
+
+/// The same for events that somebody asked to have delivered again.
+pub async fn create_again(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> Result<(), sqlx::Error> {
+    create(conn, deliveries, true).await
+}
+
+async fn create(conn: &mut PgConnection, deliveries: &[NewDelivery], again: bool) -> Result<(), sqlx::Error> {
     if deliveries.is_empty() {
         return Ok(());
     }
@@ -51,8 +60,8 @@ pub async fn create_many(conn: &mut PgConnection, deliveries: &[NewDelivery]) ->
                 do update set last_number = endpoint_health.last_number + excluded.last_number
             returning account_id, endpoint_id, last_number
         )
-        insert into deliveries (account_id, id, endpoint_id, event_id, type, number)
-        select i.account_id, i.id, i.endpoint_id, i.event_id, i.type,
+        insert into deliveries (account_id, id, endpoint_id, event_id, type, again, number)
+        select i.account_id, i.id, i.endpoint_id, i.event_id, i.type, $6,
             b.last_number - c.amount + row_number() over (partition by i.account_id, i.endpoint_id order by i.n)
         from input i
         join counted c on c.account_id = i.account_id and c.endpoint_id = i.endpoint_id
@@ -63,6 +72,7 @@ pub async fn create_many(conn: &mut PgConnection, deliveries: &[NewDelivery]) ->
     .bind(deliveries.iter().map(|d| d.endpoint_id).collect::<Vec<_>>())
     .bind(deliveries.iter().map(|d| d.event_id).collect::<Vec<_>>())
     .bind(deliveries.iter().map(|d| d.kind.as_str()).collect::<Vec<_>>())
+    .bind(again)
     .execute(conn)
     .await?;
     Ok(())
@@ -79,17 +89,21 @@ pub struct DueDelivery {
     pub endpoint_id: Uuid,
     /// How many attempts were made before.
     pub attempts: i32,
+    /// How many of them its schedule of retries does not count, since it was begun anew after them.
+    pub retries_from: i32,
     /// Where it goes.
     pub url: String,
     /// Its endpoint's secret, sealed.
     pub sealed_secret: Vec<u8>,
+    /// The secret before that one, while it is still signed with.
+    pub sealed_old_secret: Option<Vec<u8>>,
     /// Its endpoint's own headers.
     pub headers: serde_json::Value,
     /// Whether its endpoint is enabled and not deleted.
     pub open: bool,
     /// The event's bytes; none once its history was dropped.
     pub body: Option<String>,
-    /// When the event happened.
+    /// When the event happened; none when somebody asked for the delivery later.
     pub event_created_at: Option<DateTime<Utc>>,
     /// The database's time at which this was read.
     pub read_at: DateTime<Utc>,
@@ -103,14 +117,17 @@ pub async fn list_due(
 ) -> Result<Vec<DueDelivery>, sqlx::Error> {
     sqlx::query_as(
         // Each lateral query's limit keeps it apart, so that it is looked up row by row.
-        "select d.account_id, d.id, d.endpoint_id, d.attempts, e.url, e.secret as sealed_secret, e.headers, e.open, v.body,
-            v.created_at as event_created_at, clock_timestamp() as read_at
+        "select d.account_id, d.id, d.endpoint_id, d.attempts, d.retries_from, e.url, e.secret as sealed_secret,
+            e.old_secret as sealed_old_secret, e.headers, e.open, v.body,
+            case when not d.again then v.created_at end as event_created_at, clock_timestamp() as read_at
          from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
          cross join lateral (
             select * from deliveries d
             where d.account_id = t.account_id and d.id = t.id limit 1) d
          cross join lateral (
-            select url, secret, headers, enabled and deleted_at is null as open from endpoints e
+            select url, secret, case when old_secret_until > clock_timestamp() then old_secret end as old_secret, headers,
+                enabled and deleted_at is null as open
+            from endpoints e
             where e.account_id = d.account_id and e.id = d.endpoint_id limit 1) e
          left join lateral (
             select body, created_at from events v
@@ -130,6 +147,8 @@ pub struct DeliveryChange {
     pub account_id: Uuid,
     /// The delivery.
     pub id: Uuid,
+    /// The job of the run; kept with the delivery while that is pending.
+    pub job_id: Uuid,
     /// Where it stands now.
     pub status: DeliveryStatus,
     /// Whether an attempt was made; its answer's status and error class are kept with the delivery.
@@ -150,11 +169,12 @@ pub async fn record_many(conn: &mut PgConnection, changes: &[DeliveryChange]) ->
     sqlx::query(
         "update deliveries d set status = t.status, attempts = d.attempts + t.attempted::int,
             next_attempt_at = now() + make_interval(secs => t.next_after),
+            job_id = case when t.status = 'pending' then t.job_id end,
             finished_at = case when t.status <> 'pending' then now() end,
             last_status_code = case when t.attempted then t.status_code else d.last_status_code end,
             last_error_class = case when t.attempted then t.error_class else d.last_error_class end
-         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bool[], $5::int4[], $6::text[], $7::float8[])
-            as t(account_id, id, status, attempted, status_code, error_class, next_after)
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bool[], $5::int4[], $6::text[], $7::float8[], $8::uuid[])
+            as t(account_id, id, status, attempted, status_code, error_class, next_after, job_id)
          where d.account_id = t.account_id and d.id = t.id",
     )
     .bind(changes.iter().map(|c| c.account_id).collect::<Vec<_>>())
@@ -164,6 +184,7 @@ pub async fn record_many(conn: &mut PgConnection, changes: &[DeliveryChange]) ->
     .bind(changes.iter().map(|c| c.status_code).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.error_class.map(ErrorClass::as_str)).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.next_after.map(|after| after.as_secs_f64())).collect::<Vec<_>>())
+    .bind(changes.iter().map(|c| c.job_id).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

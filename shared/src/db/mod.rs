@@ -185,6 +185,7 @@ fn migrator() -> Migrator {
         migration!(20_261_101_000_400, "campaigns index", "20261101000400_campaigns_index.sql"),
         migration!(20_261_101_000_500, "outbox trace", "20261101000500_outbox_trace.sql"),
         migration!(20_261_101_000_600, "endpoints circuit", "20261101000600_endpoints_circuit.sql"),
+        migration!(20_261_101_000_700, "deliveries again", "20261101000700_deliveries_again.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)

@@ -102,8 +102,8 @@ pub async fn take(conn: &mut PgConnection, shard: i16, limit: i64) -> Result<Vec
                 select number from outbox where shard = $1 order by number limit $2))
             returning *
         ), kept as (
-            insert into events (account_id, id, type, resource_id, body, created_at)
-            select account_id, event_id, type, resource_id, body, created_at from taken
+            insert into events (account_id, id, type, resource_id, body, created_at, endpoint_id)
+            select account_id, event_id, type, resource_id, body, created_at, endpoint_id from taken
         )
         select t.account_id, t.event_id, t.type, e.id as endpoint_id, t.trace, t.endpoint_id is not null as test
         from taken t
