@@ -54,6 +54,8 @@ create table queue.running (
     started_at timestamptz not null default now(),
     -- Whether the lane had a cap when the job was claimed: only such jobs are counted.
     capped boolean not null,
+    -- Whether the lane was ordered when the job was claimed: it goes back to its own place there, whatever happens.
+    ordered boolean not null default false,
     primary key (id, shard)
 );
 create index running_capped on queue.running (queue, lane, started_at) where capped;
@@ -87,6 +89,12 @@ create table queue.lanes (
     reason text,
     per_second double precision,
     next_at timestamptz not null default '-infinity',
+    -- Its jobs run one after the other in the order of their places, a few of them claimed at once by one process.
+    ordered boolean not null default false,
+    -- Its jobs take long: those of all such lanes get at most half of a process's slots.
+    slow boolean not null default false,
+    -- Whether a claim has to judge the lane under its row's lock.
+    guarded boolean not null generated always as (cap is not null or per_second is not null or ordered or slow) stored,
     -- No job of the lane that still runs, and is counted, started before.
     counted_from timestamptz not null default '-infinity',
     updated_at timestamptz not null default now(),

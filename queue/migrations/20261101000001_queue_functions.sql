@@ -113,49 +113,49 @@ language sql stable as $$
     (select * from later) union all (select * from first) limit p_tenants
 $$;
 
--- Whether jobs of a lane may start now, as far as one can tell without a lock.
-create function queue.lane_state(p_queue text, p_lane text) returns table (guarded boolean, open boolean)
+-- Whether jobs of a lane may start now, as far as one can tell without a lock; those of a slow one if `p_slow`.
+create function queue.lane_state(p_queue text, p_lane text, p_slow boolean) returns table (guarded boolean, slow boolean, open boolean)
 language sql stable as $$
-    select coalesce(bool_or(l.cap is not null or l.per_second is not null), false),
+    select coalesce(bool_or(l.guarded), false), coalesce(bool_or(l.slow), false),
         coalesce(bool_and(not l.paused and (l.closed_until is null or l.closed_until <= now()) and (l.per_second is null or l.next_at <= now())
-            and (l.cap is null or l.cap > 0)), true)
+            and (l.cap is null or l.cap > 0) and (p_slow or not l.slow)), true)
     from queue.lanes l where l.queue = p_queue and l.lane = p_lane
 $$;
 
 -- The same over one tenant's lanes, with the place of the first job of each, until `p_open` open ones were found or
 -- `p_look` lanes were looked at.
-create function queue.next_lanes(p_queue text, p_tenant text, p_after text, p_open integer, p_look integer)
-returns table (lane text, head timestamptz, guarded boolean, open boolean, n bigint)
+create function queue.next_lanes(p_queue text, p_tenant text, p_after text, p_open integer, p_look integer, p_slow boolean)
+returns table (lane text, head timestamptz, guarded boolean, slow boolean, open boolean, n bigint)
 language sql stable as $$
     with recursive later as (
-        select x.lane, x.rank, s.guarded, s.open, 1::bigint as n, s.open::integer as found
+        select x.lane, x.rank, s.guarded, s.slow, s.open, 1::bigint as n, s.open::integer as found
         from (select r.lane, r.rank from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane > p_after order by r.lane, r.rank limit 1) x,
-            queue.lane_state(p_queue, x.lane) s
+            queue.lane_state(p_queue, x.lane, p_slow) s
         union all
-        select x.lane, x.rank, s.guarded, s.open, later.n + 1, later.found + s.open::integer
+        select x.lane, x.rank, s.guarded, s.slow, s.open, later.n + 1, later.found + s.open::integer
         from later, lateral (
             select r.lane, r.rank from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane > later.lane order by r.lane, r.rank limit 1) x,
-            queue.lane_state(p_queue, x.lane) s
+            queue.lane_state(p_queue, x.lane, p_slow) s
         where later.n < p_look and later.found < p_open
     ), first as (
-        select x.lane, x.rank, s.guarded, s.open, p_look + 1::bigint as n, s.open::integer + b.found as found
+        select x.lane, x.rank, s.guarded, s.slow, s.open, p_look + 1::bigint as n, s.open::integer + b.found as found
         from (select coalesce(max(l.found), 0) as found from later l) b, lateral (
             select r.lane, r.rank from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane <= p_after and b.found < p_open
             order by r.lane, r.rank limit 1) x,
-            queue.lane_state(p_queue, x.lane) s
+            queue.lane_state(p_queue, x.lane, p_slow) s
         union all
-        select x.lane, x.rank, s.guarded, s.open, first.n + 1, first.found + s.open::integer
+        select x.lane, x.rank, s.guarded, s.slow, s.open, first.n + 1, first.found + s.open::integer
         from first, lateral (
             select r.lane, r.rank from queue.ready r
             where r.queue = p_queue and r.tenant = p_tenant and r.lane > first.lane and r.lane <= p_after
             order by r.lane, r.rank limit 1) x,
-            queue.lane_state(p_queue, x.lane) s
+            queue.lane_state(p_queue, x.lane, p_slow) s
         where first.n < 2 * p_look and first.found < p_open
     )
-    (select lane, rank, guarded, open, n from later) union all (select lane, rank, guarded, open, n from first) limit p_look
+    (select lane, rank, guarded, slow, open, n from later) union all (select lane, rank, guarded, slow, open, n from first) limit p_look
 $$;
 
 -- The lanes with ready jobs, by tenant, in the order of their turns: tenants after `p_after`, the lanes of each after
@@ -163,8 +163,8 @@ $$;
 -- that may not start now are returned as not open, so that the caller can go past them; some dozens of each tenant are
 -- looked at. `head` is the place of a lane's first job, `whole` says that no lane was left out, `took_ms` how long the
 -- look took.
-create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[])
-returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz, whole boolean,
+create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[], p_slow boolean)
+returns table (tenant text, weight integer, lane text, guarded boolean, slow boolean, open boolean, head timestamptz, whole boolean,
     took_ms double precision)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
 set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
@@ -189,15 +189,15 @@ begin
     v_look := greatest(4 * v_open, 64);
     return query
     with walked as (
-        select t.tenant, coalesce(w.weight, 1) as weight, x.lane, x.guarded, x.open, x.head, t.n as turn, x.n,
+        select t.tenant, coalesce(w.weight, 1) as weight, x.lane, x.guarded, x.slow, x.open, x.head, t.n as turn, x.n,
             count(*) over of_tenant < v_look and count(*) filter (where x.open) over of_tenant < v_open as whole
         from unnest(v_tenants) with ordinality as t(tenant, n)
         left join lateral (select w.weight from queue.tenants w where w.tenant = t.tenant limit 1) w on true
         left join unnest(p_tenants, p_lanes) as c(tenant, lane) on c.tenant = t.tenant
-        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, v_anywhere), v_open, v_look) x
+        cross join lateral queue.next_lanes(p_queue, t.tenant, coalesce(c.lane, v_anywhere), v_open, v_look, p_slow) x
         window of_tenant as (partition by t.n)
     )
-    select tenant, weight, lane, guarded, open, head, cardinality(v_tenants) < p_window and bool_and(whole) over (),
+    select tenant, weight, lane, guarded, slow, open, head, cardinality(v_tenants) < p_window and bool_and(whole) over (),
         extract(epoch from clock_timestamp() - v_began)::float8 * 1000
     from walked order by turn, n;
 end
@@ -207,8 +207,8 @@ $$;
 -- the first lanes with a ready job, up to one that is open, and some dozens at most. The rows of the known lanes are passed
 -- by, and what has died among them. (A comparison of rows would do it in one: the server begins such a scan at all rows of
 -- the lane before.)
-create function queue.walk_between(p_queue text, p_tenants text[], p_lanes text[])
-returns table (tenant text, weight integer, lane text, guarded boolean, open boolean, head timestamptz)
+create function queue.walk_between(p_queue text, p_tenants text[], p_lanes text[], p_slow boolean)
+returns table (tenant text, weight integer, lane text, guarded boolean, slow boolean, open boolean, head timestamptz)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
@@ -229,27 +229,27 @@ begin
     ), found as materialized (
         select x.* from lane_gaps g cross join lateral (
             with recursive next as (
-                (select r.tenant, r.lane, r.rank, s.guarded, s.open, 1 as n
+                (select r.tenant, r.lane, r.rank, s.guarded, s.slow, s.open, 1 as n
                  from (select r.tenant, r.lane, r.rank from queue.ready r
                     where r.queue = p_queue and r.tenant = g.tenant and r.lane > g.after and r.lane < g.before
-                    order by r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane) s)
+                    order by r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane, p_slow) s)
                 union all
-                select r.tenant, r.lane, r.rank, s.guarded, s.open, next.n + 1
+                select r.tenant, r.lane, r.rank, s.guarded, s.slow, s.open, next.n + 1
                 from next, lateral (select r.tenant, r.lane, r.rank from queue.ready r
                     where r.queue = p_queue and r.tenant = g.tenant and r.lane > next.lane and r.lane < g.before
-                    order by r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane) s
+                    order by r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane, p_slow) s
                 where not next.open and next.n < 64
             )
-            select n.tenant, n.lane, n.rank, n.guarded, n.open from next n) x
+            select n.tenant, n.lane, n.rank, n.guarded, n.slow, n.open from next n) x
         union all
         select x.* from tenant_gaps g cross join lateral (
             with recursive next as (
-                (select r.tenant, r.lane, r.rank, s.guarded, s.open, 1 as n
+                (select r.tenant, r.lane, r.rank, s.guarded, s.slow, s.open, 1 as n
                  from (select r.tenant, r.lane, r.rank from queue.ready r
                     where r.queue = p_queue and r.tenant > g.after and r.tenant < g.before
-                    order by r.tenant, r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane) s)
+                    order by r.tenant, r.lane, r.rank limit 1) r, queue.lane_state(p_queue, r.lane, p_slow) s)
                 union all
-                select r.tenant, r.lane, r.rank, s.guarded, s.open, next.n + 1
+                select r.tenant, r.lane, r.rank, s.guarded, s.slow, s.open, next.n + 1
                 from next, lateral (
                     select * from (
                         (select r.tenant, r.lane, r.rank from queue.ready r
@@ -259,12 +259,12 @@ begin
                         (select r.tenant, r.lane, r.rank from queue.ready r
                          where r.queue = p_queue and r.tenant > next.tenant and r.tenant < g.before
                          order by r.tenant, r.lane, r.rank limit 1)) either
-                    order by tenant limit 1) r, queue.lane_state(p_queue, r.lane) s
+                    order by tenant limit 1) r, queue.lane_state(p_queue, r.lane, p_slow) s
                 where not next.open and next.n < 64
             )
-            select n.tenant, n.lane, n.rank, n.guarded, n.open from next n) x
+            select n.tenant, n.lane, n.rank, n.guarded, n.slow, n.open from next n) x
     )
-    select x.tenant, coalesce(w.weight, 1), x.lane, x.guarded, x.open, x.rank
+    select x.tenant, coalesce(w.weight, 1), x.lane, x.guarded, x.slow, x.open, x.rank
     from found x
     left join lateral (select w.weight from queue.tenants w where w.tenant = x.tenant limit 1) w on true;
 end
@@ -272,12 +272,14 @@ $$;
 
 -- Moves ready jobs to `running` under the lease: from each given lane the first ones from the place `p_from` on (null: from
 -- its head), at most its budget. What is set for a lane is judged here; of two tenants that name the same lane with
--- limits only the first gets any. Raises 'QL001' when the lease has lapsed. `fate` says what became of a job: claimed;
+-- limits only the first gets any. An ordered lane of which none runs gives up to `p_unit` jobs for a budget of one; all slow
+-- lanes together give at most `p_slow`. Raises 'QL001' when the lease has lapsed. `fate` says what became of a job: claimed;
 -- removed, because its group was cancelled; parked, because its group is held. A row whose fate is `held by another`
 -- or `full` is no job: another claimer has this lane's limits in hand, or they allow no more than was claimed.
-create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_budgets integer[], p_from timestamptz[])
+create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_budgets integer[], p_from timestamptz[],
+    p_slow integer, p_unit integer)
 returns table (fate text, id uuid, tenant text, lane text, grp text, epoch bigint, attempt integer, crashes smallint, run integer,
-    max_attempts integer, payload text, trace text, capped boolean, rank timestamptz, priority smallint)
+    max_attempts integer, payload text, trace text, capped boolean, ordered boolean, slow boolean, rank timestamptz, priority smallint)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
@@ -285,6 +287,8 @@ declare
     v_budgets integer[] := p_budgets;
     v_locked text[];
     v_guarded text[];
+    v_ordered text[];
+    v_slow text[];
     v_held text[];
     v_full text[];
 begin
@@ -293,26 +297,32 @@ begin
         raise exception 'the lease % has lapsed', p_lease using errcode = 'QL001';
     end if;
 
-    if exists (select 1 from queue.lanes l where l.queue = p_queue and l.lane = any (array_append(p_lanes, '')) and (l.cap is not null
-        or l.per_second is not null or l.paused or l.closed_until > now()))
+    if exists (select 1 from queue.lanes l where l.queue = p_queue and l.lane = any (array_append(p_lanes, '')) and (l.guarded
+        or l.paused or l.closed_until > now()))
     then
         -- A cap is judged under the lane's row lock; a lane that another claimer holds is left to it for this time. The
         -- running jobs are counted in the next statement, whose snapshot is taken after the locks: a lock that were taken
         -- there could be one that has just been given up by whoever claimed what the snapshot does not show.
         select coalesce(array_agg(k.lane), '{}') into v_locked from (
             select l.lane from queue.lanes l
-            where l.queue = p_queue and l.lane = any (p_lanes) and (l.cap is not null or l.per_second is not null)
+            where l.queue = p_queue and l.lane = any (p_lanes) and l.guarded
             order by l.lane for update skip locked) k;
-        with judged as (
+        with limited as (
             select v.n, v.lane, v.budget as asked, l.lane is not null as guarded, l.lane <> all (v_locked) as held,
+                coalesce(l.ordered, false) as ordered, coalesce(l.slow, false) as slow,
                 case
                     when a.paused or s.paused or s.closed_until > now() then 0
                     when l.lane is null then v.budget
                     when l.lane <> all (v_locked) or row_number() over (partition by v.lane order by v.n) > 1 then 0
-                    else greatest(0, least(v.budget,
-                        l.cap - (select count(*) from queue.running r
-                            where r.queue = p_queue and r.lane = v.lane and r.capped and r.started_at >= l.counted_from)::integer,
-                        case when l.per_second is null then v.budget when l.next_at > now() then 0
+                    else greatest(0, least(
+                        case when not l.ordered then v.budget when l.slow or l.cap = 1 then least(v.budget, 1)
+                            else least(v.budget * p_unit, p_unit) end,
+                        case when not l.ordered then l.cap
+                                - (select count(*) from queue.running r
+                                    where r.queue = p_queue and r.lane = v.lane and r.capped and r.started_at >= l.counted_from)::integer
+                            when l.cap = 0 or exists (select from queue.running r
+                                where r.queue = p_queue and r.lane = v.lane and r.capped and r.started_at >= l.counted_from) then 0 end,
+                        case when l.per_second is null then null when l.next_at > now() then 0
                             else greatest(1, floor(extract(epoch from now() - greatest(l.next_at, now() - interval '1 second')) * l.per_second))::integer end))
                 end as budget
             from unnest(p_lanes, p_budgets) with ordinality as v(lane, budget, n)
@@ -321,11 +331,16 @@ begin
                 select s.paused, s.closed_until from queue.lanes s where s.queue = p_queue and s.lane = v.lane limit 1) s on true
             left join lateral (
                 select l.* from queue.lanes l
-                where l.queue = p_queue and l.lane = v.lane and (l.cap is not null or l.per_second is not null) limit 1) l on true
+                where l.queue = p_queue and l.lane = v.lane and l.guarded limit 1) l on true
+        ), judged as (
+            select i.*, case when i.slow then least(i.budget, greatest(0, p_slow - coalesce(sum(i.budget)
+                over (partition by i.slow order by i.n rows between unbounded preceding and 1 preceding), 0)))::integer else i.budget end as share
+            from limited i
         )
-        select array_agg(j.budget order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held),
-            array_agg(distinct j.lane) filter (where j.guarded and not j.held and j.budget < j.asked)
-        into v_budgets, v_guarded, v_held, v_full from judged j;
+        select array_agg(j.share order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held),
+            array_agg(distinct j.lane) filter (where j.guarded and not j.held and j.share < j.asked),
+            array_agg(j.lane) filter (where j.ordered), array_agg(j.lane) filter (where j.slow)
+        into v_budgets, v_guarded, v_held, v_full, v_ordered, v_slow from judged j;
         -- Nothing that still runs started before this, but for the time that a claim's statement may take: what died
         -- before need not be walked over by the next count.
         update queue.lanes l
@@ -333,7 +348,7 @@ begin
             select r.started_at from queue.running r
             where r.queue = p_queue and r.lane = l.lane and r.capped and r.started_at >= l.counted_from
             order by r.started_at limit 1)) - interval '30 seconds'
-        where l.queue = p_queue and l.lane = any (v_locked) and l.cap is not null and l.counted_from < now() - interval '90 seconds';
+        where l.queue = p_queue and l.lane = any (v_locked) and (l.cap is not null or l.ordered) and l.counted_from < now() - interval '90 seconds';
     end if;
 
     return query
@@ -347,7 +362,8 @@ begin
         ) p
     ), taken as (
         delete from queue.ready r where r.ctid = any (array(select ctid from picked))
-        returning r.*, coalesce(r.lane = any (v_guarded), false) as guarded
+        returning r.*, coalesce(r.lane = any (v_guarded), false) as guarded, coalesce(r.lane = any (v_ordered), false) as ordered,
+            coalesce(r.lane = any (v_slow), false) as slow
     ), judged as (
         select t.*, case when g.epoch > t.epoch then 'removed' when g.held then 'parked' else 'claimed' end as fate
         from taken t cross join lateral queue.group_of(t.grp) g
@@ -371,18 +387,19 @@ begin
                 select l.ctid from queue.lanes l where l.queue = p_queue and l.lane = j.lane and l.per_second is not null limit 1) l))
     ), claimed as (
         insert into queue.running (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
-            max_attempts, payload, trace, created_at, rank, last_error, lease, capped)
+            max_attempts, payload, trace, created_at, rank, last_error, lease, capped, ordered)
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run + 1,
-            max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded
+            max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded, ordered
         from judged where fate = 'claimed'
-        returning 'claimed', id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, rank, priority
+        returning 'claimed', id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, ordered,
+            coalesce(lane = any (v_slow), false), rank, priority
     )
     select * from claimed
     union all
-    select fate, id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, guarded, rank, priority
+    select fate, id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, guarded, ordered, slow, rank, priority
     from judged where fate <> 'claimed'
     union all
-    select h.fate, p_lease, '', h.lane, null, 0, 0, 0::smallint, 0, 0, '', null, true, now(), 0::smallint
+    select h.fate, p_lease, '', h.lane, null, 0, 0, 0::smallint, 0, 0, '', null, true, false, false, now(), 0::smallint
     from (
         select 'held by another' as fate, l as lane from unnest(v_held) l
         union all
@@ -391,8 +408,9 @@ end
 $$;
 
 -- Records outcomes of running jobs and returns the tokens that were accepted; a job whose run is not the given one is
--- stale and is left alone. Outcomes: done, cancelled, retry (an attempt is counted), snooze (none is), handback (never
--- started), dead. A retry past `max_attempts` is dead with reason `exhausted`. `p_delays` are milliseconds. A recorded
+-- stale and is left alone. Outcomes: done, cancelled, retry (an attempt is counted), snooze (none is), return (none is, and
+-- it keeps its place in the lane), handback (never started), dead. What is to wait in an ordered lane keeps its place as well,
+-- and the lane is closed meanwhile. A retry past `max_attempts` is dead with reason `exhausted`. `p_delays` are milliseconds. A recorded
 -- outcome says that the job does not kill its process, so its crashes are forgotten, but for a handback.
 create function queue.complete(p_ids uuid[], p_runs integer[], p_outcomes text[], p_delays bigint[],
     p_errors text[], p_reasons text[]) returns table (id uuid, run integer)
@@ -435,7 +453,8 @@ begin
                 when g.outcome = 'dead' then 'die'
                 when o.epoch > g.epoch then 'finish'
                 when g.outcome = 'retry' and g.attempt + 1 >= g.max_attempts then 'die'
-                when g.outcome = 'handback' then 'ready'
+                when g.outcome in ('return', 'handback') then 'ready'
+                when g.ordered then 'ready'
                 else 'defer'
             end as fate,
             case when g.outcome in ('retry', 'dead') then g.attempt + 1 else g.attempt end as attempts
@@ -455,9 +474,20 @@ begin
     ), returned as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, crashes, run,
-            max_attempts, payload, trace, created_at, rank, last_error
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, case when outcome = 'handback' then crashes else 0 end, run,
+            max_attempts, payload, trace, created_at, rank, coalesce(error, last_error)
         from judged where fate = 'ready'
+    ), closed as (
+        update queue.lanes l
+        set (closed_until, reason) = (
+            select greatest(l.closed_until, w.until), case when l.closed_until > w.until then l.reason else 'retry' end
+            from (select now() + make_interval(secs => max(j.delay) / 1000.0) as until
+                from judged j where j.queue = l.queue and j.lane = l.lane and j.outcome in ('retry', 'snooze')) w)
+        where l.ctid = any (array(
+            select l.ctid from (select distinct queue, lane from judged
+                where fate = 'ready' and outcome in ('retry', 'snooze') and delay > 0 order by queue, lane) j
+            cross join lateral (
+                select l.ctid from queue.lanes l where l.queue = j.queue and l.lane = j.lane limit 1) l))
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, reason)
@@ -660,7 +690,8 @@ $$;
 -- Ends the leases that have expired, and those of `p_dead`, whose processes somebody on the same machine saw dead, once
 -- the connection of their beats is gone as well (of two machines that take each other for one, it shows which one lives).
 -- Gives their running jobs back, a crash counted. They become due within a second, after a second crash within four, then
--- within sixteen: those that merely died together shall not all run, and die, together again.
+-- within sixteen: those that merely died together shall not all run, and die, together again. Those of an ordered lane go
+-- back to their places; of them only the first can have been running.
 --
 -- The third crash is death when every process that died in the last ten minutes died with the job in it, the fifth when
 -- more than half of them did; but not while another job of the same process is as suspect, for one of the two is a
@@ -704,8 +735,11 @@ begin
     select count(*) into v_deaths from queue.deaths;
     return query
     with taken as (
-        delete from queue.running r where r.lease = any (v_leases)
-        returning r.*, r.crashes + coalesce(r.lease = any (v_expired), false)::integer as crashed
+        delete from queue.running r where r.lease = any (v_leases) returning r.*
+    ), counted as (
+        select t.*, t.crashes + (coalesce(t.lease = any (v_expired), false) and (not t.ordered
+            or row_number() over (partition by t.ordered, t.queue, t.lane order by t.rank, t.id) = 1))::integer as crashed
+        from taken t
     ), judged as (
         select t.*,
             case when g.epoch > t.epoch then 'finish'
@@ -714,7 +748,7 @@ begin
                     and count(*) filter (where t.crashed >= p_crashes) over (partition by t.lease) = 1
                     and v_deaths < case when t.crashed < p_crashes + 2 then t.crashed + 1 else 2 * t.crashed end then 'die'
                  else 'defer' end as fate
-        from taken t cross join lateral queue.group_of(t.grp) g
+        from counted t cross join lateral queue.group_of(t.grp) g
     ), unkeyed as (
         delete from queue.keys where ctid = any (array(
             select k.ctid from judged j cross join lateral (
@@ -726,7 +760,13 @@ begin
         select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashed, run,
             max_attempts, payload, trace, created_at, rank, last_error,
             now() + make_interval(secs => random() * power(4, least(crashes, 2)))
-        from judged where fate = 'defer'
+        from judged where fate = 'defer' and not ordered
+    ), replaced as (
+        insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, rank, last_error)
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashed, run,
+            max_attempts, payload, trace, created_at, rank, last_error
+        from judged where fate = 'defer' and ordered
     ), buried as (
         insert into queue.dead (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error, reason)

@@ -160,7 +160,7 @@ async fn run<F>(job: Job, running: Running, handler: F)
 where
     F: Future<Output = Result<Outcome, BoxDynError>> + Send,
 {
-    let Running { lease, tracked, permit } = running;
+    let Running { lease, tracked, slot } = running;
     let handler = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(handler));
     let recorded = match pass(&job, &lease, handler).await {
         Passed::Ran(Ok(Ok(_))) if job.recorded().is_some() => None,
@@ -189,7 +189,7 @@ where
     };
     let outcome = recorded.as_ref().map_or_else(|| job.recorded(), |recorded| Some(recorded.label()));
     tracing::debug!(outcome, "the run ended");
-    drop(permit);
+    drop(slot);
     match recorded {
         Some(recorded) => tracked.record(recorded).await,
         None => tracked.forget(),

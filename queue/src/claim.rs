@@ -19,7 +19,7 @@ use crate::{
     complete::{Recorded, Unconfirmed},
     job::Inner,
     meters::Meters,
-    runtime::{Shared, Tracked},
+    runtime::{Made, Shared, Tracked},
 };
 
 /// A job as `queue.take` returns it.
@@ -40,8 +40,11 @@ pub(crate) struct Row {
     pub(crate) payload: String,
     trace: Option<String>,
     pub(crate) capped: bool,
+    pub(crate) ordered: bool,
+    /// Whether its lane is slow.
+    pub(crate) slow: bool,
     pub(crate) rank: DateTime<Utc>,
-    priority: i16,
+    pub(crate) priority: i16,
     /// How long after its place in the lane it was claimed.
     after_rank_seconds: f64,
 }
@@ -56,6 +59,21 @@ impl Row {
         Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
     }
 
+    /// What its end makes room for.
+    pub(crate) fn made(&self) -> Made {
+        match (self.slow, self.capped) {
+            (true, _) => Made::Slow,
+            (false, true) => Made::Lane(Arc::default()),
+            (false, false) => Made::Nothing,
+        }
+    }
+
+    /// When it was claimed, by the database's clock.
+    pub(crate) fn claimed_at(&self) -> DateTime<Utc> {
+        let after = Duration::try_from_secs_f64(self.after_rank_seconds.abs()).unwrap_or_default();
+        if self.after_rank_seconds < 0.0 { self.rank - after } else { self.rank + after }
+    }
+
     pub(crate) fn split(self, queue: &'static str, meters: &Arc<Meters>) -> (Job, String) {
         let inner = Inner {
             id: self.id,
@@ -63,6 +81,7 @@ impl Row {
             queue,
             tenant: self.tenant,
             lane: self.lane,
+            ordered: self.ordered,
             group: self.grp,
             epoch: self.epoch,
             attempt: self.attempt,
@@ -89,8 +108,17 @@ pub(crate) struct Raw {
     pub(crate) waited: Duration,
     pub(crate) claimed_at: Instant,
     pub(crate) lease: Arc<Lease>,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) slot: Arc<Slot>,
     pub(crate) tracked: Tracked,
+    /// What comes after it in its unit.
+    pub(crate) rest: Vec<Raw>,
+}
+
+/// A slot of the process that a job occupies, or a whole unit of an ordered lane; and one of those for slow lanes.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) _free: OwnedSemaphorePermit,
+    pub(crate) _of_slow: Option<OwnedSemaphorePermit>,
 }
 
 /// A claimed job with its payload. It occupies a slot until it is dropped. (The slot is free before the claimer is woken:
@@ -102,8 +130,9 @@ pub struct Claimed<J> {
     /// Its payload.
     pub payload: J,
     lease: Arc<Lease>,
-    permit: OwnedSemaphorePermit,
+    slot: Arc<Slot>,
     tracked: Tracked,
+    rest: Vec<Claimed<J>>,
 }
 
 impl<J> Claimed<J> {
@@ -129,8 +158,15 @@ impl<J> Claimed<J> {
         }
     }
 
+    /// Takes out what comes after it in its unit, in order: jobs of an ordered lane that were claimed together for a source
+    /// that asks for units. They are to be run one after the other, and once one of them has to wait, the others must end
+    /// with [`Outcome::Return`](crate::Outcome::Return). All share one slot.
+    pub fn take_rest(&mut self) -> Vec<Self> {
+        std::mem::take(&mut self.rest)
+    }
+
     pub(crate) fn into_parts(self) -> (Job, J, Running) {
-        (self.job, self.payload, Running { lease: self.lease, tracked: self.tracked, permit: self.permit })
+        (self.job, self.payload, Running { lease: self.lease, tracked: self.tracked, slot: self.slot })
     }
 }
 
@@ -138,7 +174,7 @@ impl<J> Claimed<J> {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) lease: Arc<Lease>,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) slot: Arc<Slot>,
     pub(crate) tracked: Tracked,
 }
 
@@ -181,13 +217,14 @@ impl<J: JobKind> Source<J> {
         }
     }
 
-    /// Reads the payload. What cannot be read is dead at once; what comes when the runtime stops is handed back.
+    /// Reads the payload. What cannot be read is dead at once, and what follows it in its unit takes its place; what comes
+    /// when the runtime stops is handed back.
     fn decode(&self, raw: Raw) -> Option<Claimed<J>> {
         if self.shared.is_stopping() {
             raw.hand_back();
             return None;
         }
-        match serde_json::from_str(&raw.payload) {
+        let mut unit = raw.unit().filter_map(|raw| match serde_json::from_str(&raw.payload) {
             Ok(payload) => Some(raw.start(payload)),
             Err(error) => {
                 tracing::error!(queue = J::QUEUE, id = %raw.job.id(), %error, "a payload cannot be read");
@@ -195,22 +232,33 @@ impl<J: JobKind> Source<J> {
                 raw.tracked.record_soon(recorded);
                 None
             }
-        }
+        });
+        let mut first = unit.next()?;
+        first.rest = unit.collect();
+        Some(first)
     }
 }
 
 impl Raw {
     fn start<J>(self, payload: J) -> Claimed<J> {
-        let Self { job, lease, permit, tracked, waited, claimed_at, .. } = self;
+        let Self { job, lease, slot, tracked, waited, claimed_at, .. } = self;
         let now = Instant::now();
         job.inner.meters.picked_up(waited + now.saturating_duration_since(claimed_at));
         let _ = job.inner.started.set(now);
-        Claimed { job, payload, lease, permit, tracked }
+        Claimed { job, payload, lease, slot, tracked, rest: Vec::new() }
+    }
+
+    /// The jobs of its unit, itself the first.
+    fn unit(mut self) -> impl Iterator<Item = Self> {
+        let rest = std::mem::take(&mut self.rest);
+        std::iter::once(self).chain(rest)
     }
 
     pub(crate) fn hand_back(self) {
-        let recorded = Recorded::handed_back(&self.job);
-        self.tracked.record_soon(recorded);
+        for raw in self.unit() {
+            let recorded = Recorded::handed_back(&raw.job);
+            raw.tracked.record_soon(recorded);
+        }
     }
 }
 

@@ -55,6 +55,7 @@ impl Recorded {
             Outcome::Done => blank,
             Outcome::Cancelled => Self { outcome: "cancelled", ..blank },
             Outcome::Snooze { after } => Self { outcome: "snooze", delay_ms: millis(after), ..blank },
+            Outcome::Return => Self { outcome: "return", ..blank },
             Outcome::Retry { error, after } => Self {
                 outcome: "retry",
                 delay_ms: millis(after.unwrap_or_else(|| backoff(job.attempt()))),

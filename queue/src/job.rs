@@ -41,6 +41,8 @@ pub enum Outcome {
         /// For how long.
         after: Duration,
     },
+    /// It could not run yet and is due at once, at its place in the lane. Counts no attempt.
+    Return,
     /// Only a person can mend it.
     Dead {
         /// Why, for the operator.
@@ -81,6 +83,7 @@ pub(crate) struct Inner {
     pub(crate) queue: &'static str,
     pub(crate) tenant: String,
     pub(crate) lane: String,
+    pub(crate) ordered: bool,
     pub(crate) group: Option<String>,
     pub(crate) epoch: i64,
     pub(crate) attempt: i32,
@@ -122,6 +125,11 @@ impl Job {
     /// Its fairness key.
     pub fn lane(&self) -> &str {
         &self.inner.lane
+    }
+
+    /// Whether its lane was ordered when it was claimed: nothing else of the lane runs, and whatever waits does so behind it.
+    pub fn is_ordered(&self) -> bool {
+        self.inner.ordered
     }
 
     /// Its cancel key.

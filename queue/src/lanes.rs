@@ -56,6 +56,25 @@ pub async fn rate(
     Ok(Wake::of(&[queue.to_owned()]))
 }
 
+/// Says whether the jobs of a lane run one after the other in the order of their places: none is claimed while one runs, and
+/// while one has to wait so do those behind it. Jobs that run already are waited for.
+pub async fn order(conn: &mut PgConnection, queue: &str, lane: &str, ordered: bool) -> Result<Wake, Error> {
+    sqlx::query(
+        "with counted as (
+            update queue.running set capped = true where $3 and queue = $1 and lane = $2 and not capped
+         )
+         insert into queue.lanes (queue, lane, ordered) values ($1, $2, $3)
+         on conflict (queue, lane) do update
+            set ordered = $3, counted_from = '-infinity', updated_at = now()",
+    )
+    .bind(queue)
+    .bind(lane)
+    .bind(ordered)
+    .execute(conn)
+    .await?;
+    Ok(Wake::of(&[queue.to_owned()]))
+}
+
 /// Closes a lane for a while, with the reason that its waiting work shows. A later end wins over an earlier one.
 pub async fn close(
     conn: &mut PgConnection,
@@ -86,11 +105,13 @@ pub struct State<'a> {
     pub lane: &'a str,
     /// How many of its jobs may run at once.
     pub cap: Option<i32>,
+    /// Whether they take so long that all such lanes together get at most half of a process's slots.
+    pub slow: bool,
     /// For how long it is closed, and why; `None` opens it.
     pub closed: Option<(Duration, &'a str)>,
 }
 
-/// Sets cap and closing of lanes, whatever they were; rates and pauses stay. The rows are locked in the order of their
+/// Sets cap, slowness and closing of lanes, whatever they were; the rest stays. The rows are locked in the order of their
 /// names. A lane must be named once.
 pub async fn set(conn: &mut PgConnection, queue: &str, states: &[State<'_>]) -> Result<Wake, Error> {
     if states.is_empty() {
@@ -101,20 +122,19 @@ pub async fn set(conn: &mut PgConnection, queue: &str, states: &[State<'_>]) -> 
             select t.lane from unnest($2::text[], $3::int4[]) as t(lane, cap)
             where t.cap is not null and not exists (
                 select 1 from queue.lanes l
-                where l.queue = $1 and l.lane = t.lane and (l.cap is not null or l.per_second is not null))
+                where l.queue = $1 and l.lane = t.lane and l.guarded)
         ), counted as (
             -- Where there were no limits, what runs is not counted yet; else there is nothing to read.
             update queue.running r set capped = true
             where exists (select 1 from free) and r.queue = $1 and r.lane in (select lane from free) and not r.capped
         )
-        insert into queue.lanes (queue, lane, cap, closed_until, reason)
-        select $1, lane, cap, now() + make_interval(secs => closed_for), reason
-        from unnest($2::text[], $3::int4[], $4::float8[], $5::text[]) as t(lane, cap, closed_for, reason)
+        insert into queue.lanes (queue, lane, cap, closed_until, reason, slow)
+        select $1, lane, cap, now() + make_interval(secs => closed_for), reason, slow
+        from unnest($2::text[], $3::int4[], $4::float8[], $5::text[], $6::bool[]) as t(lane, cap, closed_for, reason, slow)
         order by lane
         on conflict (queue, lane) do update
-            set cap = excluded.cap, closed_until = excluded.closed_until, reason = excluded.reason,
-                counted_from = case when lanes.cap is null and lanes.per_second is null then '-infinity'
-                    else lanes.counted_from end,
+            set cap = excluded.cap, closed_until = excluded.closed_until, reason = excluded.reason, slow = excluded.slow,
+                counted_from = case when lanes.guarded then lanes.counted_from else '-infinity' end,
                 updated_at = now()",
     )
     .bind(queue)
@@ -122,9 +142,34 @@ pub async fn set(conn: &mut PgConnection, queue: &str, states: &[State<'_>]) -> 
     .bind(states.iter().map(|state| state.cap).collect::<Vec<_>>())
     .bind(states.iter().map(|state| state.closed.map(|(delay, _)| delay.as_secs_f64())).collect::<Vec<_>>())
     .bind(states.iter().map(|state| state.closed.map(|(_, reason)| reason)).collect::<Vec<_>>())
+    .bind(states.iter().map(|state| state.slow).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(Wake::of(&[queue.to_owned()]))
+}
+
+/// Slows lanes down that have limits: so many of their jobs at once, and only in the slots that slow lanes may have. Whether they
+/// are closed stays as it is. The rows are locked in the order of their names.
+pub async fn slow_down(
+    conn: &mut PgConnection,
+    queue: &str,
+    lanes: &[String],
+    cap: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "with known as materialized (
+            select lane from queue.lanes
+            where queue = $1 and lane = any ($2) and guarded order by lane for no key update
+        )
+        update queue.lanes l set cap = $3, slow = true, updated_at = now()
+        from known k where l.queue = $1 and l.lane = k.lane",
+    )
+    .bind(queue)
+    .bind(lanes)
+    .bind(cap)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Opens a lane that was closed.

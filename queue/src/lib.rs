@@ -40,7 +40,7 @@ pub use error::{EnqueueError, Error};
 pub use gauges::{Depth, depths};
 pub use job::{Job, JobKind, Outcome, backoff};
 pub use migrations::migrations;
-pub use rota::{Claims, Rota};
+pub use rota::{Claims, Room, Rota};
 pub use runtime::{Runtime, RuntimeConfig};
 pub use schedule::Schedule;
 pub use trace::{BadTraceParent, TraceContext};

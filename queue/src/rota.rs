@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -34,12 +34,29 @@ const SLOW_PAUSE_MAX: f64 = 60.0;
 /// least.
 const BESIDE_TIMES: u32 = 20;
 const BESIDE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// How far behind the last claimed job a lane is claimed from where it stands: what comes further ahead of it waits for the
-/// next look.
+/// How far behind that a lane is claimed from where it stands: what comes further ahead of it waits for the next look.
 const SLOW_LAG: Duration = Duration::from_secs(10);
 
 const TAKE: &str = "select *, extract(epoch from clock_timestamp() - rank)::float8 as after_rank_seconds
-    from queue.take($1, $2, $3, $4, $5, $6)";
+    from queue.take($1, $2, $3, $4, $5, $6, $7, $8)";
+
+/// How much one claim may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// How many slots are free.
+    pub slots: usize,
+    /// How many of them may go to slow lanes.
+    pub slow: usize,
+    /// How many jobs of an ordered lane come as a unit, which takes one slot.
+    pub unit: usize,
+}
+
+impl From<usize> for Room {
+    /// So many slots, whatever the lanes, for one job each.
+    fn from(slots: usize) -> Self {
+        Self { slots, slow: slots, unit: 1 }
+    }
+}
 
 /// The turns of one queue in one process. What a look at the table found is used until it is used up, or until something
 /// new may be there.
@@ -66,6 +83,8 @@ pub struct Rota {
     next_look: Option<Instant>,
     /// Until then, not before this time are lanes between the known ones looked for.
     next_beside: Option<Instant>,
+    /// The lowest priority of the jobs that were claimed since the last look, and between the two before it.
+    lowest: [Option<i16>; 2],
     /// The lanes that had nothing more to give, until the next look: those that were full, for they have room again some
     /// time, and all of them while looks are spared.
     resting: Vec<(String, usize, Lane)>,
@@ -83,12 +102,28 @@ struct Turn {
 struct Lane {
     name: String,
     guarded: bool,
+    slow: bool,
     /// Where its share stands in the claim that is being put together.
     share: Option<usize>,
     /// The place of its first job when it was looked at: to begin there spares the claim what has been claimed from it.
     head: Option<DateTime<Utc>>,
-    /// The place of the last job that was claimed from it, less [`SLOW_LAG`].
-    stands: Option<DateTime<Utc>>,
+    stands: Option<Stand>,
+}
+
+/// Where a lane stands: before these places there is nothing in it that was there when it was claimed from.
+#[derive(Debug, Clone, Copy)]
+struct Stand {
+    /// The place of the last job that was claimed.
+    last: DateTime<Utc>,
+    /// The place that a job without priority was given then.
+    now: DateTime<Utc>,
+}
+
+impl Stand {
+    /// From which place on the lane is claimed, when no job that comes is put further ahead than `ahead`.
+    fn from(self, ahead: TimeDelta) -> DateTime<Utc> {
+        self.last.min(self.now - ahead) - SLOW_LAG
+    }
 }
 
 /// A lane as the table has it.
@@ -98,6 +133,7 @@ struct Found {
     weight: i32,
     lane: String,
     guarded: bool,
+    slow: bool,
     open: bool,
     head: DateTime<Utc>,
 }
@@ -166,6 +202,7 @@ impl Rota {
             left: None,
             next_look: None,
             next_beside: None,
+            lowest: [None, None],
             resting: Vec::new(),
         }
     }
@@ -192,7 +229,7 @@ impl Rota {
             }
         }
         // Whether it has limits is not known; as one that has, it is shared with no other tenant in the same claim.
-        let new = || (self.weights.get(tenant).copied().unwrap_or(1), Lane::new(lane, true));
+        let new = || (self.weights.get(tenant).copied().unwrap_or(1), Lane::new(lane, true, false));
         let (weight, own) = own.unwrap_or_else(new);
         let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == tenant) else {
             self.turns.push_back(Turn { tenant: tenant.to_owned(), weight, lanes: [own].into() });
@@ -204,16 +241,17 @@ impl Rota {
         }
     }
 
-    /// Claims up to `limit` jobs of a queue under a lease. `look` says that there may be jobs in lanes that the last look
+    /// Claims jobs of a queue under a lease, as many as there is room for. `look` says that there may be jobs in lanes that the last look
     /// did not see, or ahead of where it saw them begin. Fails with the SQLSTATE `QL001` when the lease has lapsed.
     pub async fn claim(
         &mut self,
         conn: &mut PgConnection,
         lease: Uuid,
         queue: &str,
-        limit: usize,
+        room: impl Into<Room>,
         look: bool,
     ) -> Result<Claims, sqlx::Error> {
+        let room = room.into();
         let resting =
             self.next_look.is_some_and(|at| Instant::now() < at) && (self.whole || !self.turns.is_empty());
         let look = std::mem::take(&mut self.unseen) || look;
@@ -225,7 +263,7 @@ impl Rota {
                 self.wake_lanes();
                 if self.next_beside.is_none_or(|at| Instant::now() >= at) {
                     let began = Instant::now();
-                    self.discover(conn, queue).await?;
+                    self.discover(conn, queue, room).await?;
                     // Where there were some there may be more.
                     let pause = (began.elapsed() * BESIDE_TIMES).max(BESIDE_PAUSE_MIN);
                     self.next_beside = (!self.unseen).then(|| Instant::now() + pause);
@@ -236,9 +274,9 @@ impl Rota {
                 // Should this one take too long to be answered, the known lanes are gone on with.
                 self.next_look = Some(Instant::now() + Duration::from_secs_f64(SLOW_PAUSE_MAX));
             }
-            self.look(conn, queue, limit).await?;
+            self.look(conn, queue, room).await?;
         }
-        let shares = self.share(limit, resting);
+        let shares = self.share(room, resting);
         let mut rows: Vec<Row> = Vec::new();
         if !shares.lanes.is_empty() {
             rows = sqlx::query_as(TAKE)
@@ -248,6 +286,8 @@ impl Rota {
                 .bind(&shares.lanes)
                 .bind(&shares.budgets)
                 .bind(&shares.from)
+                .bind(i32::try_from(room.slow).unwrap_or(i32::MAX))
+                .bind(i32::try_from(room.unit).unwrap_or(i32::MAX))
                 .fetch_all(conn)
                 .await?;
             self.settle(&shares, &rows);
@@ -276,40 +316,51 @@ impl Rota {
     }
 
     /// Looks for lanes beside the known ones, and passes by what has died in these.
-    async fn discover(&mut self, conn: &mut PgConnection, queue: &str) -> Result<(), sqlx::Error> {
+    async fn discover(
+        &mut self,
+        conn: &mut PgConnection,
+        queue: &str,
+        room: Room,
+    ) -> Result<(), sqlx::Error> {
         let known = self
             .turns
             .iter()
             .flat_map(|turn| turn.lanes.iter().map(|lane| (turn.tenant.as_str(), lane.name.as_str())));
         let (tenants, lanes): (Vec<&str>, Vec<&str>) = known.unzip();
-        let found: Vec<Found> = sqlx::query_as("select * from queue.walk_between($1, $2, $3)")
+        let found: Vec<Found> = sqlx::query_as("select * from queue.walk_between($1, $2, $3, $4)")
             .bind(queue)
             .bind(tenants)
             .bind(lanes)
+            .bind(room.slow > 0)
             .fetch_all(conn)
             .await?;
         self.unseen = found.iter().any(|found| found.open);
         for found in found.into_iter().filter(|found| found.open) {
-            let new = Lane { stands: Some(found.head - SLOW_LAG), ..Lane::new(&found.lane, found.guarded) };
+            let new = Lane {
+                stands: Some(Stand { last: found.head, now: found.head }),
+                ..Lane::new(&found.lane, found.guarded, found.slow)
+            };
             self.add_lane(found.tenant, usize::try_from(found.weight).unwrap_or(1), new);
         }
         Ok(())
     }
 
     /// Reads which lanes have ready jobs, beginning after those that were served last.
-    async fn look(&mut self, conn: &mut PgConnection, queue: &str, limit: usize) -> Result<(), sqlx::Error> {
+    async fn look(&mut self, conn: &mut PgConnection, queue: &str, room: Room) -> Result<(), sqlx::Error> {
         let (tenants, lanes): (Vec<&str>, Vec<&str>) =
             self.after_lanes.iter().map(|(tenant, lane)| (tenant.as_str(), lane.as_str())).unzip();
-        let seen: Vec<Seen> = sqlx::query_as("select * from queue.walk($1, $2, $3, $4, $5)")
+        let seen: Vec<Seen> = sqlx::query_as("select * from queue.walk($1, $2, $3, $4, $5, $6)")
             .bind(queue)
-            .bind(i32::try_from(limit.max(WINDOW_MIN)).unwrap_or(i32::MAX))
+            .bind(i32::try_from(room.slots.max(WINDOW_MIN)).unwrap_or(i32::MAX))
             .bind(&self.after_tenant)
             .bind(tenants)
             .bind(lanes)
+            .bind(room.slow > 0)
             .fetch_all(conn)
             .await?;
         self.turns.clear();
         self.resting.clear();
+        self.lowest = [None, self.lowest[0]];
         self.whole = seen.first().is_none_or(|seen| seen.whole);
         let took = seen.iter().map(|seen| seen.took_ms).fold(0.0, f64::max) / 1000.0;
         let seen: Vec<Found> = seen.into_iter().map(|seen| seen.found).collect();
@@ -326,7 +377,8 @@ impl Rota {
             if seen.open
                 && let Some(turn) = self.turns.back_mut()
             {
-                turn.lanes.push_back(Lane { head: Some(seen.head), ..Lane::new(&seen.lane, seen.guarded) });
+                let new = Lane::new(&seen.lane, seen.guarded, seen.slow);
+                turn.lanes.push_back(Lane { head: Some(seen.head), ..new });
             }
         }
         let walked = u32::try_from(seen.len() + self.turns.len()).unwrap_or(u32::MAX);
@@ -359,10 +411,10 @@ impl Rota {
         lane.clone_into(self.after_lanes.entry(tenant.to_owned()).or_default());
     }
 
-    /// Deals `limit` slots out: one tenant after the other, as many at a time as its weight, each to its next lane. A
+    /// Deals the slots out: one tenant after the other, as many at a time as its weight, each to its next lane. A
     /// turn that the slots cut short is gone on with in the next claim. `resting` says that claims begin where the lanes
-    /// stand.
-    fn share(&mut self, limit: usize, resting: bool) -> Shares {
+    /// stand. Slow lanes for which there is no room rest.
+    fn share(&mut self, room: Room, resting: bool) -> Shares {
         let mut shares = Shares::default();
         // A claim that failed was never settled: its shares mean nothing here.
         for lane in self.turns.iter_mut().flat_map(|turn| &mut turn.lanes) {
@@ -370,7 +422,9 @@ impl Rota {
         }
         // A guarded lane is judged once in a claim, so that only one tenant may have it.
         let mut guarded: HashMap<String, usize> = HashMap::new();
-        let mut free = limit;
+        let lowest = self.lowest.iter().flatten().min().copied().unwrap_or_default();
+        let ahead = TimeDelta::minutes(-i64::from(lowest));
+        let (mut free, mut slow) = (room.slots, room.slow);
         let mut empty_turns = 0;
         while free > 0 && empty_turns < self.turns.len() {
             let Some(mut turn) = self.turns.pop_front() else { break };
@@ -385,15 +439,24 @@ impl Rota {
                     break;
                 }
                 let Some(mut lane) = turn.lanes.pop_front() else { break };
+                if lane.slow && slow == 0 {
+                    self.resting.push((turn.tenant.clone(), turn.weight, lane));
+                    continue;
+                }
                 if let Some(index) = lane.share.or_else(|| shares.add(&turn.tenant, &lane, &mut guarded)) {
                     shares.budgets[index] += 1;
-                    shares.from[index] = if resting { lane.stands } else { lane.head };
+                    shares.from[index] =
+                        if resting { lane.stands.map(|stand| stand.from(ahead)) } else { lane.head };
                     lane.share = Some(index);
                     dealt += 1;
+                    slow -= usize::from(lane.slow);
                 }
                 turn.lanes.push_back(lane);
             }
             free -= dealt;
+            if turn.lanes.is_empty() {
+                continue;
+            }
             empty_turns = if dealt == 0 { empty_turns + 1 } else { 0 };
             if 0 < dealt && dealt < left && free == 0 {
                 self.left = Some((turn.tenant.clone(), left - dealt));
@@ -412,13 +475,20 @@ impl Rota {
     /// Takes out the lanes that gave less than they were asked for: they are empty, full, or in another claimer's hands.
     /// After a look that did not see all lanes, those that were served wait until the others were.
     fn settle(&mut self, shares: &Shares, rows: &[Row]) {
-        let mut given: HashMap<(&str, &str), (i32, DateTime<Utc>)> = HashMap::new();
-        let full: HashSet<&str> =
-            rows.iter().filter(|row| row.fate == "full").map(|row| row.lane.as_str()).collect();
+        let mut given: HashMap<(&str, &str), (i32, Stand)> = HashMap::new();
+        // An ordered lane has no room until all that it gave has ended.
+        let full: HashSet<&str> = rows
+            .iter()
+            .filter(|row| row.fate == "full" || row.ordered)
+            .map(|row| row.lane.as_str())
+            .collect();
         for row in rows.iter().filter(|row| row.fate != "held by another" && row.fate != "full") {
-            let (count, last) = given.entry((&row.tenant, &row.lane)).or_insert((0, row.rank));
+            let now = row.claimed_at();
+            let (count, stand) =
+                given.entry((&row.tenant, &row.lane)).or_insert((0, Stand { last: row.rank, now }));
             *count += 1;
-            *last = row.rank.max(*last);
+            stand.last = row.rank.max(stand.last);
+            self.lowest[0] = Some(self.lowest[0].map_or(row.priority, |lowest| lowest.min(row.priority)));
         }
         for turn in &mut self.turns {
             for _ in 0..turn.lanes.len() {
@@ -428,14 +498,16 @@ impl Rota {
                     continue;
                 };
                 let given = given.get(&(turn.tenant.as_str(), lane.name.as_str()));
-                if let Some((_, last)) = given {
-                    lane.stands = Some(*last - SLOW_LAG);
+                if let Some((_, stand)) = given {
+                    lane.stands = Some(*stand);
                 }
+                let full = full.contains(lane.name.as_str());
                 if (self.whole || self.next_look.is_some())
+                    && !full
                     && given.is_some_and(|(count, _)| *count >= shares.budgets[index])
                 {
                     turn.lanes.push_back(lane);
-                } else if self.next_look.is_some() || full.contains(lane.name.as_str()) {
+                } else if self.next_look.is_some() || full {
                     self.resting.push((turn.tenant.clone(), turn.weight, lane));
                 }
             }
@@ -445,8 +517,8 @@ impl Rota {
 }
 
 impl Lane {
-    fn new(name: &str, guarded: bool) -> Self {
-        Self { name: name.to_owned(), guarded, share: None, head: None, stands: None }
+    fn new(name: &str, guarded: bool, slow: bool) -> Self {
+        Self { name: name.to_owned(), guarded, slow, share: None, head: None, stands: None }
     }
 }
 

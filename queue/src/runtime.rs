@@ -63,6 +63,10 @@ const OUTCOMES_WAITING_MAX: usize = 10_000;
 #[derive(Clone)]
 pub(crate) struct Slots {
     pub(crate) free: Arc<Semaphore>,
+    /// Those of them that may go to slow lanes.
+    pub(crate) slow: Arc<Semaphore>,
+    /// How many jobs of an ordered lane share a slot.
+    pub(crate) unit: usize,
     pub(crate) sender: mpsc::UnboundedSender<Raw>,
     /// Whether there may be ready jobs that the claimer does not know of: set by wakes and polls, and cleared by a look at
     /// the table.
@@ -154,10 +158,21 @@ impl Shared {
         self.work.notify_one();
     }
 
-    pub(crate) fn track(self: &Arc<Self>, job: &Job, capped: bool) -> Tracked {
+    pub(crate) fn track(self: &Arc<Self>, job: &Job, made: Made) -> Tracked {
         self.tracked().insert(job.id(), job.clone());
-        Tracked { job: job.clone(), capped, confirm: None, shared: self.clone() }
+        Tracked { job: job.clone(), made, confirm: None, shared: self.clone() }
     }
+}
+
+/// What the end of a job makes room for, besides its slot.
+#[derive(Debug, Clone)]
+pub(crate) enum Made {
+    /// Nothing.
+    Nothing,
+    /// Its lane, whose running jobs are counted: for a unit, once all of its jobs have ended.
+    Lane(Arc<()>),
+    /// Other slow lanes.
+    Slow,
 }
 
 /// Keeps a claimed job known to its process until its outcome is recorded. Dropping it wakes the claimer, for a slot is
@@ -165,7 +180,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Tracked {
     job: Job,
-    capped: bool,
+    made: Made,
     /// Who waits to hear whether the outcome was accepted.
     confirm: Option<oneshot::Sender<bool>>,
     shared: Arc<Shared>,
@@ -225,7 +240,12 @@ impl Drop for Tracked {
         drop(tracked);
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.shared.untracked.notify_one();
-        if self.capped {
+        let lane_has_room = match std::mem::replace(&mut self.made, Made::Nothing) {
+            Made::Slow => return self.shared.mark(self.job.queue()),
+            Made::Lane(unit) => Arc::into_inner(unit).is_some(),
+            Made::Nothing => false,
+        };
+        if lane_has_room {
             let (tenant, lane) = (self.job.tenant().to_owned(), self.job.lane().to_owned());
             self.shared.expect(self.job.queue(), tenant, lane);
         } else {
@@ -299,9 +319,18 @@ impl Runtime {
     /// The jobs of kind `J`, of which this process runs at most `slots` at once. One source per kind. Its metrics go to
     /// the recorder that is installed by now.
     pub fn source<J: JobKind>(&self, slots: usize) -> Source<J> {
+        self.source_of_units(slots, 1)
+    }
+
+    /// The same for who runs up to `unit` jobs of an ordered lane one after the other in one slot:
+    /// [`Claimed::take_rest`](crate::Claimed::take_rest).
+    pub fn source_of_units<J: JobKind>(&self, slots: usize, unit: usize) -> Source<J> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let slots = Slots {
             free: Arc::new(Semaphore::new(slots)),
+            // A process of one slot has half of it to spare for half of the time.
+            slow: Arc::new(Semaphore::new((slots / 2).max(1))),
+            unit,
             sender,
             look: Arc::new(AtomicBool::new(true)),
             expected: Arc::default(),

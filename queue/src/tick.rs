@@ -14,18 +14,22 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgListener, PgPoolOptions},
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
     Error,
     backend::panic_text,
+    beat::Lease,
     chores::cancel,
-    claim::Raw,
+    claim::{Raw, Row, Slot},
     complete::{Recorded, complete_many},
-    rota::Rota,
-    runtime::{STATEMENT_DEADLINE, Shared, Slots, Tracked, lock},
+    rota::{Room, Rota},
+    runtime::{Made, STATEMENT_DEADLINE, Shared, Slots, Tracked, lock},
     wake::{self, GROUPS_CHANNEL, READY_CHANNEL},
 };
 
@@ -160,26 +164,28 @@ async fn claim_one(
     queue: &mut Queue,
     kept: &mut Kept,
 ) -> Result<(), Error> {
-    let Some(Slots { free, sender, look, expected, meters }) = shared.queues().get(name).cloned() else {
+    let Some(slots) = shared.queues().get(name).cloned() else {
         return Ok(());
     };
+    let Slots { free, slow, unit, look, expected, .. } = &slots;
     let Some(lease) = shared.heart.lease() else {
         // The first beat marks all queues.
         return Err(Error::LeaseLapsed);
     };
     let limit = free.available_permits().min(CLAIM_MAX);
-    let Ok(mut permits) = free.try_acquire_many_owned(u32::try_from(limit).unwrap_or_default()) else {
+    let Ok(permits) = free.clone().try_acquire_many_owned(u32::try_from(limit).unwrap_or_default()) else {
         return Ok(());
     };
     // Cleared before the look, so that a wake that comes during it is not lost.
     let looks = look.swap(false, Ordering::AcqRel);
-    for (tenant, lane) in lock(&expected).drain() {
+    for (tenant, lane) in lock(expected).drain() {
         queue.rota.expect(&tenant, &lane);
     }
     let started = Instant::now();
     let claim = async {
         let conn = kept.connection(&shared.pool).await?;
-        queue.rota.claim(conn, lease.id, name, limit, looks).await
+        let room = Room { slots: limit, slow: slow.available_permits(), unit: *unit };
+        queue.rota.claim(conn, lease.id, name, room, looks).await
     };
     let claims = match within(claim).await {
         Ok(claims) => claims,
@@ -194,25 +200,58 @@ async fn claim_one(
             return Err(error);
         }
     };
-    meters.claimed(started.elapsed());
+    slots.meters.claimed(started.elapsed());
     queue.more = claims.more || claims.contended;
     queue.not_before =
         claims.contended.then(|| Instant::now() + CONTENDED.mul_f64(rand::rng().random_range(1.0..2.0)));
     if claims.contended {
         look.store(true, Ordering::Release);
     }
+    hand_out(shared, name, &slots, permits, &lease, claims.rows);
+    Ok(())
+}
+
+/// Gives claimed jobs a slot each, or each unit of an ordered lane one, and sends them to their runners.
+fn hand_out(
+    shared: &Arc<Shared>,
+    name: &'static str,
+    slots: &Slots,
+    mut permits: OwnedSemaphorePermit,
+    lease: &Arc<Lease>,
+    rows: Vec<Row>,
+) {
     let claimed_at = std::time::Instant::now();
-    for row in claims.rows {
-        let (capped, waited) = (row.capped, row.waited());
-        let (job, payload) = row.split(name, &meters);
-        let Some(permit) = permits.split(1) else { break };
-        let tracked = shared.track(&job, capped);
-        let raw = Raw { job, payload, waited, claimed_at, lease: lease.clone(), permit, tracked };
-        if let Err(mpsc::error::SendError(raw)) = sender.send(raw) {
+    let mut units: HashMap<String, (Raw, Arc<()>)> = HashMap::new();
+    for row in rows {
+        let (made, waited) = (row.made(), row.waited());
+        let (ordered, is_slow) = (row.ordered, row.slow);
+        let (job, payload) = row.split(name, &slots.meters);
+        let follow = |slot: &Arc<Slot>, made: Made| {
+            let tracked = shared.track(&job, made);
+            let (lease, slot, rest) = (lease.clone(), slot.clone(), Vec::new());
+            Raw { job: job.clone(), payload, waited, claimed_at, lease, slot, tracked, rest }
+        };
+        if ordered && let Some((first, unit)) = units.get_mut(job.lane()) {
+            let next = follow(&first.slot, Made::Lane(unit.clone()));
+            first.rest.push(next);
+            continue;
+        }
+        let Some(free) = permits.split(1) else { break };
+        let of_slow = is_slow.then(|| slots.slow.clone().try_acquire_owned().ok()).flatten();
+        let slot = Arc::new(Slot { _free: free, _of_slow: of_slow });
+        if ordered {
+            let unit = Arc::new(());
+            let first = follow(&slot, if is_slow { Made::Slow } else { Made::Lane(unit.clone()) });
+            units.insert(job.lane().to_owned(), (first, unit));
+        } else if let Err(mpsc::error::SendError(raw)) = slots.sender.send(follow(&slot, made)) {
             raw.hand_back();
         }
     }
-    Ok(())
+    for (raw, _) in units.into_values() {
+        if let Err(mpsc::error::SendError(raw)) = slots.sender.send(raw) {
+            raw.hand_back();
+        }
+    }
 }
 
 /// Records outcomes in batches. One that cannot be written is kept and tried again: it is accepted as long as its

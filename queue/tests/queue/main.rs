@@ -9,6 +9,7 @@ mod metrics;
 mod model;
 mod moves;
 mod operate;
+mod ordered;
 mod runs;
 mod support;
 mod traces;

@@ -473,6 +473,21 @@ async fn when_looking_is_slow_lanes_go_on_from_where_they_stand_and_nobody_waits
 }
 
 #[tokio::test]
+async fn when_looking_is_slow_jobs_of_the_usual_priorities_do_not_wait_for_a_look() {
+    let database = database().await;
+    let pool = database.pool();
+    let lease = lease(pool).await;
+    let mut rota = Rota::slow_after(Duration::ZERO, Duration::ZERO);
+    let usual = |n| [number(n).lane("lane").priority(2), number(n + 1).lane("lane").priority(-2)];
+    enqueue(pool, &usual(0)).await;
+    assert_eq!(claim_by(pool, lease, &mut rota, 9, true).await.len(), 2);
+    for n in [2, 4, 6] {
+        enqueue(pool, &usual(n)).await;
+        assert_eq!(claim_by(pool, lease, &mut rota, 9, true).await.len(), 2, "{n}");
+    }
+}
+
+#[tokio::test]
 async fn a_claim_that_failed_spoils_none_after_it() {
     let database = database().await;
     let pool = database.pool();
