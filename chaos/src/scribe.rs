@@ -80,7 +80,7 @@ impl Scribe {
         let word = match outcome {
             Outcome::Done => "ack",
             Outcome::Retry { .. } => "fail",
-            Outcome::Snooze { .. } | Outcome::Dead { .. } | Outcome::Cancelled => return,
+            Outcome::Snooze { .. } | Outcome::Return | Outcome::Dead { .. } | Outcome::Cancelled => return,
         };
         self.write(&format!("{word} {} {}\n", job.id(), job.run()));
     }
