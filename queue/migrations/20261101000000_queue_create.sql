@@ -103,6 +103,19 @@ create table queue.lanes (
     constraint lanes_rate check (per_second is null or per_second > 0)
 );
 
+-- While looks at `ready` are slow: where the lanes stood at one of them, so that not every process has to look. Before its
+-- place a lane had nothing. Valid until the next look is due.
+create table queue.places (
+    queue text collate "C" not null,
+    at timestamptz not null default clock_timestamp(),
+    until timestamptz not null,
+    tenants text[] not null,
+    weights integer[] not null,
+    lanes text[] not null,
+    places timestamptz[] not null,
+    primary key (queue, at)
+);
+
 -- How much of the slots a tenant gets beside the others; 1 for those without a row.
 create table queue.tenants (
     tenant text collate "C" primary key,

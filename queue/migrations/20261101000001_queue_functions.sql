@@ -161,11 +161,11 @@ $$;
 -- The lanes with ready jobs, by tenant, in the order of their turns: tenants after `p_after`, the lanes of each after
 -- the one that `p_lanes` names for it, or after any. About `p_window` open lanes are returned, and at least one of each tenant. Those
 -- that may not start now are returned as not open, so that the caller can go past them; some dozens of each tenant are
--- looked at. `head` is the place of a lane's first job, `whole` says that no lane was left out, `took_ms` how long the
--- look took.
+-- looked at. `head` is the place of a lane's first job, `whole` says that no lane was left out, `at` when the look
+-- began, `took_ms` how long it took.
 create function queue.walk(p_queue text, p_window integer, p_after text, p_tenants text[], p_lanes text[], p_slow boolean)
 returns table (tenant text, weight integer, lane text, guarded boolean, slow boolean, open boolean, head timestamptz, whole boolean,
-    took_ms double precision)
+    at timestamptz, took_ms double precision)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
 set enable_material = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
@@ -198,7 +198,7 @@ begin
         window of_tenant as (partition by t.n)
     )
     select tenant, weight, lane, guarded, slow, open, head, cardinality(v_tenants) < p_window and bool_and(whole) over (),
-        extract(epoch from clock_timestamp() - v_began)::float8 * 1000
+        v_began, extract(epoch from clock_timestamp() - v_began)::float8 * 1000
     from walked order by turn, n;
 end
 $$;

@@ -12,6 +12,14 @@ use uuid::Uuid;
 
 use crate::claim::Row;
 
+mod places;
+mod shares;
+mod slow;
+
+use places::Stand;
+pub use shares::{Claims, Room};
+use shares::{Lane, Shares};
+
 /// How many lanes one look at the table asks for at least, so that a process with few free slots need not look each time.
 const WINDOW_MIN: usize = 100;
 /// The most tenants whose place in their lanes is remembered; the others start anywhere.
@@ -25,38 +33,8 @@ const FRUITLESS_MAX: u32 = 20;
 /// holds an old snapshot, so that what was claimed cannot be removed from the index.
 const SLOW: Duration = Duration::from_millis(40);
 const SLOW_EACH: Duration = Duration::from_micros(300);
-/// How long the known lanes are claimed from where they stand then, and only lanes that come beside them are looked for,
-/// before everything is looked at again: so many times as long as the look took, within these bounds.
-const SLOW_TIMES: f64 = 40.0;
-const SLOW_PAUSE_MIN: f64 = 1.0;
-const SLOW_PAUSE_MAX: f64 = 60.0;
-/// How long lanes between the known ones are not looked for again meanwhile: so many times as long as that took, and this at
-/// least.
-const BESIDE_TIMES: u32 = 20;
-const BESIDE_PAUSE_MIN: Duration = Duration::from_millis(50);
-/// How far behind that a lane is claimed from where it stands: what comes further ahead of it waits for the next look.
-const SLOW_LAG: Duration = Duration::from_secs(10);
-
 const TAKE: &str = "select *, extract(epoch from clock_timestamp() - rank)::float8 as after_rank_seconds
     from queue.take($1, $2, $3, $4, $5, $6, $7, $8)";
-
-/// How much one claim may bring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// How many slots are free.
-    pub slots: usize,
-    /// How many of them may go to slow lanes.
-    pub slow: usize,
-    /// How many jobs of an ordered lane come as a unit, which takes one slot.
-    pub unit: usize,
-}
-
-impl From<usize> for Room {
-    /// So many slots, whatever the lanes, for one job each.
-    fn from(slots: usize) -> Self {
-        Self { slots, slow: slots, unit: 1 }
-    }
-}
 
 /// The turns of one queue in one process. What a look at the table found is used until it is used up, or until something
 /// new may be there.
@@ -66,6 +44,8 @@ pub struct Rota {
     slow: Duration,
     slow_each: Duration,
     turns: VecDeque<Turn>,
+    /// Whether there was a look, or another process told of one.
+    looked: bool,
     /// Whether the last look saw every lane, so that those that were served can have another turn.
     whole: bool,
     /// Whether a lane was expected while not every lane is known.
@@ -98,34 +78,6 @@ struct Turn {
     lanes: VecDeque<Lane>,
 }
 
-#[derive(Debug)]
-struct Lane {
-    name: String,
-    guarded: bool,
-    slow: bool,
-    /// Where its share stands in the claim that is being put together.
-    share: Option<usize>,
-    /// The place of its first job when it was looked at: to begin there spares the claim what has been claimed from it.
-    head: Option<DateTime<Utc>>,
-    stands: Option<Stand>,
-}
-
-/// Where a lane stands: before these places there is nothing in it that was there when it was claimed from.
-#[derive(Debug, Clone, Copy)]
-struct Stand {
-    /// The place of the last job that was claimed.
-    last: DateTime<Utc>,
-    /// The place that a job without priority was given then.
-    now: DateTime<Utc>,
-}
-
-impl Stand {
-    /// From which place on the lane is claimed, when no job that comes is put further ahead than `ahead`.
-    fn from(self, ahead: TimeDelta) -> DateTime<Utc> {
-        self.last.min(self.now - ahead) - SLOW_LAG
-    }
-}
-
 /// A lane as the table has it.
 #[derive(Debug, FromRow)]
 struct Found {
@@ -144,40 +96,8 @@ struct Seen {
     #[sqlx(flatten)]
     found: Found,
     whole: bool,
+    at: DateTime<Utc>,
     took_ms: f64,
-}
-
-/// How many jobs one claim asks of which lanes.
-#[derive(Debug, Default)]
-struct Shares {
-    tenants: Vec<String>,
-    lanes: Vec<String>,
-    budgets: Vec<i32>,
-    /// From which place in the lane on.
-    from: Vec<Option<DateTime<Utc>>>,
-}
-
-/// What a claim brought.
-#[derive(Debug)]
-pub struct Claims {
-    /// The jobs, which are now in `running`.
-    pub(crate) rows: Vec<Row>,
-    /// Whether another claim may find more without anything happening first.
-    pub(crate) more: bool,
-    /// Whether another claimer held a lane, so that it is worth a try in a moment.
-    pub(crate) contended: bool,
-}
-
-impl Claims {
-    /// The claimed jobs as (tenant, lane, payload), for whoever claims by hand.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.rows.iter().map(|row| (row.tenant.as_str(), row.lane.as_str(), row.payload.as_str()))
-    }
-
-    /// Whether another claim may find more without anything happening first.
-    pub fn may_have_more(&self) -> bool {
-        self.more
-    }
 }
 
 impl Default for Rota {
@@ -193,6 +113,7 @@ impl Rota {
             slow,
             slow_each: each,
             turns: VecDeque::new(),
+            looked: false,
             whole: false,
             unseen: false,
             weights: HashMap::new(),
@@ -211,7 +132,7 @@ impl Rota {
     /// it need not be looked for. Other tenants whose jobs wait in the lane go before it. While not all lanes are known all
     /// are looked at instead (unless looks are spared): the unknown ones shall not wait behind it.
     pub fn expect(&mut self, tenant: &str, lane: &str) {
-        if !self.whole {
+        if !self.whole && self.next_look.is_none() {
             self.unseen = true;
             return;
         }
@@ -252,31 +173,22 @@ impl Rota {
         look: bool,
     ) -> Result<Claims, sqlx::Error> {
         let room = room.into();
-        let resting =
-            self.next_look.is_some_and(|at| Instant::now() < at) && (self.whole || !self.turns.is_empty());
+        let mut is_spared = self.next_look.is_some_and(|at| Instant::now() < at);
         let look = std::mem::take(&mut self.unseen) || look;
         if look {
             self.fruitless = 0;
         }
-        if resting {
-            if look {
-                self.wake_lanes();
-                if self.next_beside.is_none_or(|at| Instant::now() >= at) {
-                    let began = Instant::now();
-                    self.discover(conn, queue, room).await?;
-                    // Where there were some there may be more.
-                    let pause = (began.elapsed() * BESIDE_TIMES).max(BESIDE_PAUSE_MIN);
-                    self.next_beside = (!self.unseen).then(|| Instant::now() + pause);
-                }
+        if !is_spared && (look || self.turns.is_empty()) {
+            is_spared = self.adopt(conn, queue).await?;
+            if !is_spared {
+                self.look(conn, queue, room).await?;
             }
-        } else if look || self.turns.is_empty() {
-            if self.next_look.is_some() {
-                // Should this one take too long to be answered, the known lanes are gone on with.
-                self.next_look = Some(Instant::now() + Duration::from_secs_f64(SLOW_PAUSE_MAX));
-            }
-            self.look(conn, queue, room).await?;
         }
-        let shares = self.share(room, resting);
+        if is_spared && look {
+            self.wake_lanes();
+            self.look_beside(conn, queue, room).await?;
+        }
+        let shares = self.share(room);
         let mut rows: Vec<Row> = Vec::new();
         if !shares.lanes.is_empty() {
             rows = sqlx::query_as(TAKE)
@@ -296,7 +208,8 @@ impl Rota {
         rows.retain(|row| row.fate == "claimed");
         rows.sort_unstable_by_key(|row| (row.rank, row.id));
         self.fruitless = if rows.is_empty() { self.fruitless + 1 } else { 0 };
-        let more = (!self.turns.is_empty() || !self.whole) && self.fruitless < FRUITLESS_MAX;
+        let unknown = !self.whole && self.next_look.is_none();
+        let more = (!self.turns.is_empty() || unknown) && self.fruitless < FRUITLESS_MAX;
         Ok(Claims { rows, more, contended })
     }
 
@@ -315,80 +228,58 @@ impl Rota {
         }
     }
 
-    /// Looks for lanes beside the known ones, and passes by what has died in these.
-    async fn discover(
-        &mut self,
-        conn: &mut PgConnection,
-        queue: &str,
-        room: Room,
-    ) -> Result<(), sqlx::Error> {
-        let known = self
-            .turns
-            .iter()
-            .flat_map(|turn| turn.lanes.iter().map(|lane| (turn.tenant.as_str(), lane.name.as_str())));
-        let (tenants, lanes): (Vec<&str>, Vec<&str>) = known.unzip();
-        let found: Vec<Found> = sqlx::query_as("select * from queue.walk_between($1, $2, $3, $4)")
-            .bind(queue)
-            .bind(tenants)
-            .bind(lanes)
-            .bind(room.slow > 0)
-            .fetch_all(conn)
-            .await?;
-        self.unseen = found.iter().any(|found| found.open);
-        for found in found.into_iter().filter(|found| found.open) {
-            let new = Lane {
-                stands: Some(Stand { last: found.head, now: found.head }),
-                ..Lane::new(&found.lane, found.guarded, found.slow)
-            };
-            self.add_lane(found.tenant, usize::try_from(found.weight).unwrap_or(1), new);
-        }
-        Ok(())
+    /// How much further ahead than a job without priority one may be put, by those that were claimed of late.
+    fn ahead(&self) -> TimeDelta {
+        let lowest = self.lowest.iter().flatten().min().copied().unwrap_or_default();
+        TimeDelta::minutes(-i64::from(lowest))
     }
 
-    /// Reads which lanes have ready jobs, beginning after those that were served last.
+    /// Reads which lanes have ready jobs, beginning after those that were served last. While looks are slow, lanes that have
+    /// none stay known.
     async fn look(&mut self, conn: &mut PgConnection, queue: &str, room: Room) -> Result<(), sqlx::Error> {
+        let was_slow = self.next_look.is_some();
+        if was_slow {
+            // Should this one take too long to be answered, the known lanes are gone on with.
+            self.wake_lanes();
+            self.spare_looks(conn, queue, slow::PAUSE_MAX).await?;
+        }
+        let window = if was_slow { slow::WINDOW } else { room.slots.max(WINDOW_MIN) };
         let (tenants, lanes): (Vec<&str>, Vec<&str>) =
             self.after_lanes.iter().map(|(tenant, lane)| (tenant.as_str(), lane.as_str())).unzip();
+        let began = Instant::now();
         let seen: Vec<Seen> = sqlx::query_as("select * from queue.walk($1, $2, $3, $4, $5, $6)")
             .bind(queue)
-            .bind(i32::try_from(room.slots.max(WINDOW_MIN)).unwrap_or(i32::MAX))
+            .bind(i32::try_from(window).unwrap_or(i32::MAX))
             .bind(&self.after_tenant)
             .bind(tenants)
             .bind(lanes)
             .bind(room.slow > 0)
-            .fetch_all(conn)
+            .fetch_all(&mut *conn)
             .await?;
-        self.turns.clear();
+        let known = std::mem::take(&mut self.turns);
         self.resting.clear();
         self.lowest = [None, self.lowest[0]];
         self.whole = seen.first().is_none_or(|seen| seen.whole);
-        let took = seen.iter().map(|seen| seen.took_ms).fold(0.0, f64::max) / 1000.0;
-        let seen: Vec<Found> = seen.into_iter().map(|seen| seen.found).collect();
-        for seen in &seen {
-            if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
-                let weight = usize::try_from(seen.weight).unwrap_or(1);
-                if weight == 1 {
-                    self.weights.remove(&seen.tenant);
-                } else if self.weights.len() < WEIGHTS_MAX {
-                    self.weights.insert(seen.tenant.clone(), weight);
-                }
-                self.turns.push_back(Turn { tenant: seen.tenant.clone(), weight, lanes: VecDeque::new() });
-            }
-            if seen.open
-                && let Some(turn) = self.turns.back_mut()
-            {
-                let new = Lane::new(&seen.lane, seen.guarded, seen.slow);
-                turn.lanes.push_back(Lane { head: Some(seen.head), ..new });
-            }
+        // A look that finds nothing does not tell how long it took the database.
+        let took = seen.iter().map(|seen| seen.took_ms / 1000.0).reduce(f64::max);
+        let took = took.unwrap_or(began.elapsed().as_secs_f64());
+        for Seen { found, at, .. } in &seen {
+            self.see(found, *at);
         }
         let walked = u32::try_from(seen.len() + self.turns.len()).unwrap_or(u32::MAX);
-        let slow = took > self.slow.max(self.slow_each.saturating_mul(walked)).as_secs_f64();
-        let pause = Duration::from_secs_f64((took * SLOW_TIMES).clamp(SLOW_PAUSE_MIN, SLOW_PAUSE_MAX));
-        self.next_look = slow.then(|| Instant::now() + pause);
+        let is_slow = took > self.slow.max(self.slow_each.saturating_mul(walked)).as_secs_f64();
+        if is_slow {
+            self.keep(known);
+            // If the first slow one has not seen all lanes, the next one soon does.
+            let seen_all = self.whole || was_slow;
+            self.spare_looks(conn, queue, if seen_all { slow::pause(took) } else { slow::PAUSE_MIN }).await?;
+        } else {
+            self.next_look = None;
+        }
         // The next look goes past what is closed: past the lanes of a tenant that has no open one among them, and past the
         // tenants when none has.
         let none_open = self.turns.iter().all(|turn| turn.lanes.is_empty());
-        for seen in &seen {
+        for Seen { found: seen, .. } in &seen {
             if self.turns.iter().any(|turn| turn.tenant == seen.tenant && turn.lanes.is_empty()) {
                 self.pass_lane(&seen.tenant, &seen.lane);
             }
@@ -398,6 +289,26 @@ impl Rota {
         }
         self.turns.retain(|turn| !turn.lanes.is_empty());
         Ok(())
+    }
+
+    /// Gives a lane that a look has seen its turn, if it is open.
+    fn see(&mut self, seen: &Found, at: DateTime<Utc>) {
+        if self.turns.back().is_none_or(|turn| turn.tenant != seen.tenant) {
+            let weight = usize::try_from(seen.weight).unwrap_or(1);
+            if weight == 1 {
+                self.weights.remove(&seen.tenant);
+            } else if self.weights.len() < WEIGHTS_MAX {
+                self.weights.insert(seen.tenant.clone(), weight);
+            }
+            self.turns.push_back(Turn { tenant: seen.tenant.clone(), weight, lanes: VecDeque::new() });
+        }
+        if seen.open
+            && let Some(turn) = self.turns.back_mut()
+        {
+            let stands = Some(Stand { last: seen.head, now: at });
+            let new = Lane::new(&seen.lane, seen.guarded, seen.slow);
+            turn.lanes.push_back(Lane { head: Some(seen.head), stands, ..new });
+        }
     }
 
     /// Notes the lane as the last one of its tenant that had its turn.
@@ -412,9 +323,8 @@ impl Rota {
     }
 
     /// Deals the slots out: one tenant after the other, as many at a time as its weight, each to its next lane. A
-    /// turn that the slots cut short is gone on with in the next claim. `resting` says that claims begin where the lanes
-    /// stand. Slow lanes for which there is no room rest.
-    fn share(&mut self, room: Room, resting: bool) -> Shares {
+    /// turn that the slots cut short is gone on with in the next claim. Slow lanes for which there is no room rest.
+    fn share(&mut self, room: Room) -> Shares {
         let mut shares = Shares::default();
         // A claim that failed was never settled: its shares mean nothing here.
         for lane in self.turns.iter_mut().flat_map(|turn| &mut turn.lanes) {
@@ -422,8 +332,7 @@ impl Rota {
         }
         // A guarded lane is judged once in a claim, so that only one tenant may have it.
         let mut guarded: HashMap<String, usize> = HashMap::new();
-        let lowest = self.lowest.iter().flatten().min().copied().unwrap_or_default();
-        let ahead = TimeDelta::minutes(-i64::from(lowest));
+        let ahead = self.ahead();
         let (mut free, mut slow) = (room.slots, room.slow);
         let mut empty_turns = 0;
         while free > 0 && empty_turns < self.turns.len() {
@@ -445,8 +354,11 @@ impl Rota {
                 }
                 if let Some(index) = lane.share.or_else(|| shares.add(&turn.tenant, &lane, &mut guarded)) {
                     shares.budgets[index] += 1;
-                    shares.from[index] =
-                        if resting { lane.stands.map(|stand| stand.from(ahead)) } else { lane.head };
+                    shares.from[index] = if self.next_look.is_some() {
+                        lane.stands.map(|stand| stand.begin(ahead))
+                    } else {
+                        lane.head
+                    };
                     lane.share = Some(index);
                     dealt += 1;
                     slow -= usize::from(lane.slow);
@@ -513,26 +425,5 @@ impl Rota {
             }
         }
         self.turns.retain(|turn| !turn.lanes.is_empty());
-    }
-}
-
-impl Lane {
-    fn new(name: &str, guarded: bool, slow: bool) -> Self {
-        Self { name: name.to_owned(), guarded, slow, share: None, head: None, stands: None }
-    }
-}
-
-impl Shares {
-    /// Makes room for a lane's share; `None` if another tenant has this guarded lane in the same claim.
-    fn add(&mut self, tenant: &str, lane: &Lane, guarded: &mut HashMap<String, usize>) -> Option<usize> {
-        let index = self.lanes.len();
-        if lane.guarded && *guarded.entry(lane.name.clone()).or_insert(index) != index {
-            return None;
-        }
-        self.tenants.push(tenant.to_owned());
-        self.lanes.push(lane.name.clone());
-        self.budgets.push(0);
-        self.from.push(None);
-        Some(index)
     }
 }

@@ -473,6 +473,44 @@ async fn when_looking_is_slow_lanes_go_on_from_where_they_stand_and_nobody_waits
 }
 
 #[tokio::test]
+async fn when_looking_is_slow_one_looks_for_all() {
+    let database = database().await;
+    let pool = database.pool();
+    let lease = lease(pool).await;
+    let slow = || Rota::slow_after(Duration::ZERO, Duration::ZERO);
+    let jobs = |from| (from..from + 4).map(|n| number(n).lane(format!("lane-{}", n % 4))).collect::<Vec<_>>();
+    let (mut first, mut late) = (slow(), slow());
+    enqueue(pool, &jobs(0)).await;
+    assert_eq!(claim_by(pool, lease, &mut first, 9, true).await.len(), 4);
+    // As if the last look had just been, and the jobs before its places were dead rows to be walked over.
+    let told = "update queue.places set until = now() + interval '1 minute', places = array_fill(now(), array[cardinality(lanes)])";
+    assert_eq!(sqlx::query(told).execute(pool).await.unwrap().rows_affected(), 1);
+    enqueue(pool, &jobs(4)).await;
+    sqlx::query(
+        "update queue.ready set rank = now() - interval '11 seconds' where lane in ('lane-0', 'lane-1')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    enqueue(pool, &[number(100).lane("another")]).await;
+    let mut lanes: Vec<String> =
+        claim_by(pool, lease, &mut late, 9, true).await.into_iter().map(|(lane, _)| lane).collect();
+    lanes.sort_unstable();
+    assert_eq!(
+        lanes,
+        ["another", "lane-2", "lane-3"],
+        "from where the lanes stand on, and what is between them"
+    );
+    // Once nobody has told of late everything is looked at.
+    sqlx::query("update queue.places set until = now()").execute(pool).await.unwrap();
+    assert_eq!(claim_by(pool, lease, &mut slow(), 9, true).await.len(), 2);
+    assert_eq!(
+        sqlx::query_scalar::<_, i64>("select count(*) from queue.places").fetch_one(pool).await.unwrap(),
+        2
+    );
+}
+
+#[tokio::test]
 async fn when_looking_is_slow_jobs_of_the_usual_priorities_do_not_wait_for_a_look() {
     let database = database().await;
     let pool = database.pool();
