@@ -1,7 +1,6 @@
 //! The database of a run: a private PostgreSQL that can be ended and started again, and whose disk can be filled.
 
 use std::{
-    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     str::FromStr,
@@ -13,10 +12,11 @@ use anyhow::{Context, bail};
 use embedded::{Interruption, Throwaway, start_throwaway_in, start_throwaway_with};
 use sqlx::{
     ConnectOptions, Connection, PgConnection, PgPool,
-    migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tempfile::TempDir;
+
+use crate::namespaces;
 
 /// What connections of ours are called in the database: nobody ends those on purpose.
 pub const NAME: &str = "chaos";
@@ -30,29 +30,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 /// How long one try of it may take, and the pause after it.
 const TRY_DEADLINE: Duration = Duration::from_secs(2);
 const TRY_PAUSE: Duration = Duration::from_millis(20);
-/// Set for the process that has mounts of its own.
-const PRIVATE: &str = "IRIS_CHAOS_PRIVATE_MOUNTS";
-
-/// The tables beside the queue's: what jobs write, and what shows that writing works.
+/// What shows that writing works.
 const SCHEMA: &str = "create schema chaos;
-    create table chaos.effects (job uuid not null, run integer not null);
     create table chaos.probes (at timestamptz not null default now());";
-
-/// Starts this program again with mounts of its own if it will need one: they end with it, however it ends. Where that
-/// is not possible it goes on, and cannot fill a disk.
-pub fn enter_private_mounts(needed: bool) {
-    if !needed || std::env::var_os(PRIVATE).is_some() || !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else { return };
-    let error = Command::new("unshare")
-        .args(["--mount", "--"])
-        .arg(program)
-        .args(std::env::args_os().skip(1))
-        .env(PRIVATE, "yes")
-        .exec();
-    tracing::warn!(%error, "no mounts of its own");
-}
 
 /// A private PostgreSQL, and connections of ours to it.
 #[derive(Debug)]
@@ -74,7 +54,6 @@ impl Database {
             .acquire_timeout(Duration::from_secs(10))
             .connect_with(PgConnectOptions::from_str(&url)?.application_name(NAME))
             .await?;
-        Migrator::with_migrations(queue::migrations()).run(&pool).await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
         Ok(Self { server: Arc::new(Mutex::new(server)), url, pool, disk })
     }
@@ -156,7 +135,7 @@ pub struct Disk {
 impl Disk {
     fn mount() -> anyhow::Result<Self> {
         // Without mounts of our own one would be left behind by a kill.
-        if std::env::var_os(PRIVATE).is_none() {
+        if !namespaces::has(namespaces::MOUNTS) {
             bail!("a disk that can be filled needs root, for its mount");
         }
         let directory = tempfile::Builder::new().prefix("iris-chaos-disk-").tempdir()?;

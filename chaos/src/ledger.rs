@@ -3,29 +3,20 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
 };
 
 use anyhow::Context;
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
-    process::{Child, Command},
-    sync::Mutex,
-};
+use tokio::process::{Child, Command};
 
-use crate::jobs::ATTEMPTS_MAX;
+use crate::{
+    control::{Control, Fault},
+    jobs::ATTEMPTS_MAX,
+};
 
 /// The ledger's program, which lies beside this one.
 const PROGRAM: &str = "iris-chaos-ledger";
-/// How long it may take to listen, and to answer.
-const START_DEADLINE: Duration = Duration::from_secs(10);
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A running ledger. It ends with this value.
 #[derive(Debug)]
@@ -33,8 +24,7 @@ pub struct Ledger {
     /// Its input stays open for as long as this lives.
     _process: Child,
     socket: PathBuf,
-    control: Mutex<BufReader<UnixStream>>,
-    faults: AtomicU32,
+    control: Arc<Control>,
 }
 
 /// How far the load has come.
@@ -58,17 +48,8 @@ impl Ledger {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot run {}", program.display()))?;
-        let connect = async {
-            loop {
-                if let Ok(stream) = UnixStream::connect(&socket).await {
-                    return stream;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let stream = tokio::time::timeout(START_DEADLINE, connect).await.context("the ledger's start")?;
-        let control = Mutex::new(BufReader::new(stream));
-        Ok(Arc::new(Self { _process: process, socket, control, faults: AtomicU32::new(0) }))
+        let control = Control::connect(&socket).await.context("the ledger's start")?;
+        Ok(Arc::new(Self { _process: process, socket, control }))
     }
 
     pub fn socket(&self) -> &Path {
@@ -77,38 +58,17 @@ impl Ledger {
 
     /// Says something that needs no answer.
     pub async fn tell(&self, lines: &str) -> anyhow::Result<()> {
-        let mut control = self.control.lock().await;
-        let written = control.get_mut().write_all(lines.as_bytes());
-        Ok(tokio::time::timeout(ANSWER_DEADLINE, written).await.context("the ledger")??)
-    }
-
-    async fn ask(&self, line: &str) -> anyhow::Result<String> {
-        let mut control = self.control.lock().await;
-        let asked = async {
-            control.get_mut().write_all(line.as_bytes()).await?;
-            let mut answer = String::new();
-            control.read_line(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = tokio::time::timeout(ANSWER_DEADLINE, asked).await.context("the ledger")??;
-        anyhow::ensure!(answer.ends_with('\n'), "the ledger is gone");
-        Ok(answer.trim_end().to_owned())
+        self.control.tell(lines).await.context("the ledger")
     }
 
     /// A fault begins: of one process, or of all.
-    pub async fn begin_fault(
-        self: &Arc<Self>,
-        scenario: &str,
-        process: Option<u32>,
-    ) -> anyhow::Result<Fault> {
-        let number = self.faults.fetch_add(1, Ordering::Relaxed);
+    pub async fn begin_fault(&self, scenario: &str, process: Option<u32>) -> anyhow::Result<Fault> {
         let struck = process.map_or_else(|| "all".to_owned(), |process| process.to_string());
-        self.ask(&format!("fault {number} begin {scenario} {struck}\n")).await?;
-        Ok(Fault { number, ledger: self.clone() })
+        self.control.begin_fault(scenario, &struck).await.context("the ledger")
     }
 
     pub async fn status(&self) -> anyhow::Result<Status> {
-        let answer = self.ask("status\n").await?;
+        let answer = self.control.ask("status\n").await.context("the ledger")?;
         let mut counts = answer.split(' ').map(str::parse);
         let mut next = || counts.next().context("a count")?.context("a number");
         Ok(Status { enqueued: next()?, acknowledged: next()? })
@@ -116,33 +76,6 @@ impl Ledger {
 
     /// What it makes of all that it was told.
     pub async fn report(&self) -> anyhow::Result<Value> {
-        Ok(serde_json::from_str(&self.ask("report\n").await?)?)
-    }
-}
-
-/// A fault that the ledger knows of.
-#[derive(Debug)]
-pub struct Fault {
-    number: u32,
-    ledger: Arc<Ledger>,
-}
-
-impl Fault {
-    /// The recovery is measured from so long ago.
-    pub async fn clock(&self, ago: Duration) -> anyhow::Result<()> {
-        self.ledger.ask(&format!("fault {} clock {}\n", self.number, ago.as_millis())).await?;
-        Ok(())
-    }
-
-    /// What starts from now on is not struck.
-    pub async fn end(self) -> anyhow::Result<()> {
-        self.ledger.ask(&format!("fault {} end\n", self.number)).await?;
-        Ok(())
-    }
-
-    /// The same after a while, for what is on its way still.
-    pub async fn end_after(self, grace: Duration) -> anyhow::Result<()> {
-        tokio::time::sleep(grace).await;
-        self.end().await
+        Ok(serde_json::from_str(&self.control.ask("report\n").await.context("the ledger")?)?)
     }
 }

@@ -93,23 +93,34 @@ impl Report {
 
     /// Says on stderr what was missed; prints the figures, or one JSON object on the last line.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        if json {
-            println!("{}", serde_json::to_string(&self.judged)?);
-        } else {
-            for name in COUNTS {
-                println!("{name:<28}{:>10}", self.judged[name].to_string());
-            }
-            for part in ["scenarios", "skipped"] {
-                for entry in self.judged[part].as_array().into_iter().flatten() {
-                    println!("{part}: {entry}");
-                }
-            }
-        }
-        for miss in &self.misses {
-            eprintln!("NOT REACHED: {miss}");
-        }
-        Ok(())
+        print(&self.judged, &COUNTS, &self.misses, json)
     }
+}
+
+/// Prints what a run came to: its counts and what else it found, or one JSON object on the last line; and on stderr what
+/// was missed.
+pub fn print(
+    judged: &Map<String, Value>,
+    counts: &[&str],
+    misses: &[String],
+    json: bool,
+) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(judged)?);
+    } else {
+        for name in counts {
+            println!("{name:<28}{:>10}", judged[*name].to_string());
+        }
+        for part in ["scenarios", "skipped"] {
+            for entry in judged[part].as_array().into_iter().flatten() {
+                println!("{part}: {entry}");
+            }
+        }
+    }
+    for miss in misses {
+        eprintln!("NOT REACHED: {miss}");
+    }
+    Ok(())
 }
 
 /// One scenario's entry: what it found, and what the ledger knows of its faults.

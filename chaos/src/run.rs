@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use sqlx::PgPool;
+use sqlx::{PgPool, migrate::Migrator};
 use uuid::Uuid;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     fleet::{Fleet, Recipe, Role},
     jobs::HOPELESS,
     ledger::Ledger,
+    namespaces,
     plan::{MINUTES_FULL, Plan, Scenario},
     report::Report,
     scenarios,
@@ -40,9 +41,9 @@ impl Options {
         Plan::new(self.minutes, &self.only)
     }
 
-    /// Whether the run fills a disk, which has to be mounted first.
-    pub fn needs_mount(&self) -> bool {
-        self.plan().has(Scenario::DiskFull)
+    /// What has to be the run's own: mounts, where it fills a disk.
+    pub fn namespaces(&self) -> &'static [&'static str] {
+        if self.plan().has(Scenario::DiskFull) { &[namespaces::MOUNTS] } else { &[] }
     }
 }
 
@@ -64,12 +65,16 @@ const WARM_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the queue may take to become quiet.
 const QUIET_DEADLINE: Duration = Duration::from_secs(180);
 const LOOK: Duration = Duration::from_millis(200);
+/// What jobs write beside the queue's tables.
+const SCHEMA: &str = "create table chaos.effects (job uuid not null, run integer not null)";
 
 /// Runs, prints the report, and says whether every goal was reached.
 pub async fn run(options: Options) -> anyhow::Result<bool> {
     let plan = options.plan();
     let scratch = tempfile::Builder::new().prefix("iris-chaos-").tempdir()?;
     let database = Arc::new(Database::start(plan.has(Scenario::DiskFull)).await?);
+    Migrator::with_migrations(queue::migrations()).run(&database.pool).await?;
+    sqlx::raw_sql(SCHEMA).execute(&database.pool).await?;
     let ledger = Ledger::start(scratch.path()).await?;
     let fleet = Fleet::start(database.url(), ledger.clone(), recipes(&plan))?;
     let watched = tokio::spawn(fleet.clone().watch());

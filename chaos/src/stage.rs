@@ -18,9 +18,14 @@ pub struct Stage {
 impl Stage {
     /// Tells whoever watches what happens.
     pub fn say(&self, what: &str) {
-        let seconds = self.begun.elapsed().as_secs();
-        eprintln!("{:>3}:{:02}  {what}", seconds / 60, seconds % 60);
+        say(self.begun, what);
     }
+}
+
+/// Tells whoever watches what happens, so long after the beginning.
+pub fn say(begun: Instant, what: &str) {
+    let seconds = begun.elapsed().as_secs();
+    eprintln!("{:>3}:{:02}  {what}", seconds / 60, seconds % 60);
 }
 
 /// What a scenario knows besides what the ledger does.

@@ -7,14 +7,15 @@ use super::File;
 
 /// What each crate of the workspace may use of the others. The arrows point one way: queue, then shared, then the roles,
 /// then iris; the roles never use each other, and the simulated outside uses nothing of ours.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("api", &["queue", "shared"]),
-    ("bench", &["embedded", "queue"]),
+    ("bench", &["dispatcher", "embedded", "queue", "shared"]),
     ("bench/rivals/apalis-postgres", &[]),
     ("bench/rivals/awa", &[]),
     ("bench/rivals/protocol", &[]),
     ("chaos", &["embedded", "queue"]),
     ("chaos/ledger", &[]),
+    ("chaos/receivers", &[]),
     ("dispatcher", &["queue", "shared"]),
     ("embedded", &[]),
     ("iris", &["api", "dispatcher", "embedded", "queue", "shared", "worker"]),
@@ -29,7 +30,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
 /// What tests may use besides.
 const ALLOWED_IN_TESTS: &[&str] = &["embedded", "testkit"];
 /// The crates whose tests may not either: their ledgers judge ours.
-const JUDGES: [&str; 2] = ["chaos/ledger", "world"];
+const JUDGES: [&str; 3] = ["chaos/ledger", "chaos/receivers", "world"];
 
 /// Every dependency that points the wrong way.
 pub fn check(files: &[File]) -> anyhow::Result<Vec<String>> {
