@@ -16,7 +16,6 @@ mod operation;
 mod request;
 mod router;
 mod routes;
-mod samples;
 mod server;
 mod streams;
 mod wait;

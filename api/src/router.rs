@@ -7,7 +7,7 @@ use axum::{
     routing::get,
 };
 use url::Url;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
@@ -20,7 +20,8 @@ use crate::{
     },
     request,
     routes::{
-        campaigns, channels, contacts, conversations, discovery, health, inbound, keys, messages, webhooks,
+        campaigns, channels, contacts, conversations, discovery, health, inbound, keys, messages,
+        webhook_events, webhooks,
     },
 };
 
@@ -81,6 +82,7 @@ pub fn operations() -> Vec<Operation> {
             .audit(&["test_webhook"])
             .long(),
         operation!(webhooks::deliveries, Scope(Admin)).errors(&[Code::WebhookNotFound]),
+        Operation::new("webhooks.events", routes!(webhook_events::list), Scope(Admin)),
         operation!(inbound::email, Public).errors(INBOUND_ERRORS).body_limit(MAIL_MIB),
         operation!(health::live, Public).probe(),
         operation!(health::ready, Public).probe(),

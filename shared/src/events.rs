@@ -1,8 +1,18 @@
 //! The 16 facts that iris tells its customers. Nothing in this release reports an opening, and no operation deletes a contact:
 //! only a test event is ever `message.opened` or `contact.deleted`.
 
+pub mod samples;
+pub mod schemas;
+
+use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::domain::{
+    message::Message,
+    reply::{Intent, Sentiment},
+};
 
 /// Declares the event types once: name on the wire, meaning, in the order of the documentation.
 macro_rules! event_types {
@@ -24,7 +34,7 @@ macro_rules! event_types {
 
             /// One line on when it is raised.
             pub const fn description(self) -> &'static str {
-                match self { $(Self::$variant => concat!($($doc),+),)+ }
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
 
             /// The type that a name on the wire means.
@@ -70,10 +80,21 @@ event_types! {
     DiscoveryFailed = "discovery.failed",
 }
 
-impl serde::Serialize for EventType {
+impl Serialize for EventType {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
+}
+
+/// What conversation.reply_received tells besides the conversation: its `reply`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct Reply {
+    /// The inbound message.
+    pub message: Message,
+    /// What it wants.
+    pub intent: Intent,
+    /// How it sounds.
+    pub sentiment: Sentiment,
 }
 
 /// An event to be appended to the outbox, in the transaction that makes it true and after the resource's row lock.
@@ -110,5 +131,6 @@ mod tests {
         let names: std::collections::BTreeSet<_> = EventType::ALL.iter().map(|k| k.as_str()).collect();
         assert_eq!(names.len(), 16);
         assert_eq!(EventType::parse("message.failed"), None);
+        assert_eq!(EventType::MessageBounced.description(), "A message bounced.");
     }
 }

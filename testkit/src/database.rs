@@ -8,12 +8,16 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::server_url;
+use crate::{check_payload, server_url};
 
 /// The connections of one test.
 const POOL_CONNECTIONS_MAX: u32 = 10;
 /// How long the end of a test may wait for its database to be dropped.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
+/// How long it may wait for the events in it to be judged.
+const JUDGE_DEADLINE: Duration = Duration::from_secs(60);
+/// How many events that are wrong one test shows.
+const WRONG_MAX: usize = 5;
 
 /// A database of its own for one test, dropped with this value.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub struct TestDatabase {
     url: String,
     pool: PgPool,
     server: PgConnectOptions,
+    judges_events: bool,
 }
 
 impl TestDatabase {
@@ -71,7 +76,15 @@ impl TestDatabase {
         execute(&mut admin, format!("CREATE DATABASE {name}{template}")).await?;
         admin.close().await?;
         let pool = pool(server.clone().database(&name));
-        Ok(Self { url: with_database(server_url, &name), name, pool, server })
+        Ok(Self { url: with_database(server_url, &name), name, pool, server, judges_events: false })
+    }
+
+    /// The same, with the tables of iris in the end: when it is dropped, the test fails unless every event in its outbox
+    /// and its history is what docs/events.json says.
+    #[must_use]
+    pub fn judging_events(mut self) -> Self {
+        self.judges_events = true;
+        self
     }
 
     /// The pool of this test; it connects when it is used.
@@ -88,16 +101,50 @@ impl TestDatabase {
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let (server, name) = (self.server.clone(), self.name.clone());
-        let (done, dropped) = mpsc::channel();
-        // Dropping cannot wait for a future, and the test's runtime may be the one that runs this.
-        std::thread::spawn(move || done.send(drop_database(&server, &name)));
-        match dropped.recv_timeout(DROP_DEADLINE) {
-            Ok(Ok(())) => {}
+        // A test that has failed says why without this.
+        let judged = (self.judges_events && !std::thread::panicking())
+            .then(|| apart(JUDGE_DEADLINE, move || judge_events(server.database(&name))));
+        let (server, name) = (self.server.clone(), self.name.clone());
+        match apart(DROP_DEADLINE, move || drop_database(&server, &name)) {
+            Some(Ok(())) => {}
             // The server ends with the run, so a database left behind fails no test.
-            Ok(Err(error)) => eprintln!("the test database {} was not dropped: {error:#}", self.name),
-            Err(_) => eprintln!("the test database {} was not dropped within {DROP_DEADLINE:?}", self.name),
+            Some(Err(error)) => eprintln!("the test database {} was not dropped: {error:#}", self.name),
+            None => eprintln!("the test database {} was not dropped within {DROP_DEADLINE:?}", self.name),
+        }
+        match judged {
+            None | Some(Some(Ok(()))) => {}
+            Some(Some(Err(error))) => panic!("{error:#}"),
+            Some(None) => panic!("the events were not judged within {JUDGE_DEADLINE:?}"),
         }
     }
+}
+
+/// Runs what needs a runtime of its own, and waits for it: dropping cannot wait for a future, and the test's runtime may be
+/// the one that drops. None when it takes too long.
+fn apart<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, outcome) = mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    outcome.recv_timeout(deadline).ok()
+}
+
+/// Fails if an event is not what the documentation says.
+fn judge_events(database: PgConnectOptions) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let bodies: Vec<String> = runtime
+        .block_on(async {
+            let mut conn = database.connect().await?;
+            // Iris writes none that is empty; tests fill a long history with such.
+            sqlx::query_scalar(
+                "SELECT body FROM (SELECT body FROM outbox UNION ALL SELECT body FROM events) e WHERE body <> '{}'",
+            )
+            .fetch_all(&mut conn)
+            .await
+        })
+        .context("the events of the test cannot be read")?;
+    let wrong: Vec<String> =
+        bodies.iter().filter_map(|body| check_payload(body).err()).take(WRONG_MAX).collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
 }
 
 fn drop_database(server: &PgConnectOptions, name: &str) -> anyhow::Result<()> {

@@ -1,9 +1,10 @@
 //! Databases for tests, over a real server.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use testkit::{TestDatabase, server_url};
 use uuid::Uuid;
 
@@ -77,6 +78,27 @@ async fn an_empty_database_is_dropped_with_its_value() {
         .await
         .expect("it answers");
     assert_eq!(left, 0, "open connections do not keep it");
+}
+
+#[tokio::test]
+async fn a_test_fails_that_leaves_an_event_that_is_not_as_documented() {
+    for table in ["outbox", "events"] {
+        let database = TestDatabase::create().await.judging_events();
+        sqlx::raw_sql("CREATE TABLE outbox (body text); CREATE TABLE events (body text)")
+            .execute(database.pool())
+            .await
+            .expect("tables");
+        let insert = format!("INSERT INTO {table} VALUES ('{{\"event\": \"message.burnt\"}}')");
+        sqlx::raw_sql(AssertSqlSafe(insert.as_str())).execute(database.pool()).await.expect("a row");
+        let url = database.url().to_owned();
+        let panic = catch_unwind(AssertUnwindSafe(|| drop(database))).expect_err("the event is found");
+        let message = panic.downcast_ref::<String>().expect("it says what is wrong");
+        assert!(message.contains("message.burnt"), "{message}");
+        assert!(PgConnection::connect(&url).await.is_err(), "the database is dropped all the same");
+    }
+    let none = TestDatabase::create().await.judging_events();
+    let panic = catch_unwind(AssertUnwindSafe(|| drop(none))).expect_err("nothing can be read");
+    assert!(panic.downcast_ref::<String>().expect("it says so").contains("cannot be read"));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::TestDatabase;
+use testkit::{TestDatabase, assert_payload};
 
 use crate::{Client, binaries, until};
 
@@ -61,7 +61,7 @@ impl Stack {
 
     /// Starts everything, with options.
     pub async fn start_with(options: Options) -> Self {
-        let database = TestDatabase::create().await;
+        let database = TestDatabase::create().await.judging_events();
         let directory = tempfile::tempdir().expect("a directory");
         let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port");
         let (outside, addresses) = start_world(&directory, &format!("http://{api}/inbound/email"));
@@ -167,6 +167,15 @@ impl Stack {
         let told = self.world.put(&format!("/hooks/{name}"), &json!({"secret": secret})).await;
         assert!(told.status.is_success(), "{told:?}");
         (id, secret)
+    }
+
+    /// What a receiver of the outside got, the bodies in the order of the attempts; each is as documented.
+    pub async fn received(&self, name: &str) -> Vec<Value> {
+        let attempts = self.world.get(&format!("/hooks/{name}/events?limit=10000")).await.body;
+        let attempts = attempts.as_array().unwrap_or_else(|| panic!("no list: {attempts}"));
+        let bodies: Vec<Value> = attempts.iter().map(|attempt| attempt["body"].clone()).collect();
+        bodies.iter().for_each(|body| assert_payload(&body.to_string()));
+        bodies
     }
 
     /// Creates a campaign with contacts of the given addresses, not active yet; returns its id.

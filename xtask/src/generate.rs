@@ -9,11 +9,12 @@ use crate::{configuration, errors};
 
 /// Every generated file, by its path in the workspace.
 fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
-    let openapi = format!("{:#}\n", sorted(serde_json::to_value(api::openapi())?));
+    let json = |value: Value| format!("{:#}\n", sorted(value));
     Ok(vec![
-        ("api/openapi.json", openapi),
+        ("api/openapi.json", json(serde_json::to_value(api::openapi())?)),
         ("docs/configuration.md", configuration::page()),
         ("docs/errors.md", errors::page()),
+        ("docs/events.json", json(serde_json::to_value(shared::events::schemas::describe_all())?)),
     ])
 }
 

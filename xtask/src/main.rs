@@ -21,7 +21,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Write api/openapi.json, docs/configuration.md and docs/errors.md.
+    /// Write api/openapi.json, docs/configuration.md, docs/errors.md and docs/events.json.
     Gen {
         /// Only say which of them differ from what would be written, and fail if one does.
         #[arg(long)]

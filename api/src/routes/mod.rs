@@ -10,4 +10,5 @@ pub mod health;
 pub mod inbound;
 pub mod keys;
 pub mod messages;
+pub mod webhook_events;
 pub mod webhooks;

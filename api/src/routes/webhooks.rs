@@ -23,7 +23,7 @@ use shared::{
         endpoint_url::{self, AllowList},
         field::Checks,
     },
-    events::{EventType, NewEvent},
+    events::{EventType, NewEvent, samples},
     ids::new_id,
 };
 use utoipa::ToSchema;
@@ -37,7 +37,7 @@ use crate::{
     error::{ApiError, Code},
     extract::{Body, NoFilter, PagingParams, Query, WebhookId},
     operation::Deadline,
-    samples, wait,
+    wait,
 };
 
 /// How long a test may keep its caller waiting: an attempt's own deadline, and some time to get there.

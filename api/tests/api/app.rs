@@ -47,6 +47,7 @@ impl TestApp {
     pub async fn start() -> Self {
         let test_database =
             TestDatabase::create_from("iris", async |pool| Ok(shared::db::migrate(pool).await?)).await;
+        let test_database = test_database.judging_events();
         let database = Database::connect(test_database.url(), "api-tests", 5).unwrap();
         let mut tx = database.begin().await.unwrap();
         let key = api_keys::bootstrap(&mut tx).await.unwrap().unwrap();

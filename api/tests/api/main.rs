@@ -9,4 +9,5 @@ mod inbound;
 mod keys;
 mod messages;
 mod protocol;
+mod webhook_events;
 mod webhooks;

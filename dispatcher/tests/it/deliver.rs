@@ -24,7 +24,8 @@ async fn a_delivery_is_signed_and_succeeds() {
     let mut receiver = Receiver::answering(&[200]).await;
     let (endpoint, secret) = stage.endpoint(&receiver.url, &[MessageSent]).await;
     let dispatcher = stage.dispatch(DispatcherConfig::default());
-    let event = stage.append(MessageSent, new_id(), 1).await[0];
+    let message = new_id();
+    let event = stage.append(MessageSent, message, 1).await[0];
 
     let request = receiver.next().await;
     request.verify(&secret);
@@ -32,7 +33,8 @@ async fn a_delivery_is_signed_and_succeeds() {
     let body: Value = serde_json::from_str(&request.body).unwrap();
     assert_eq!(body["id"], event_id(event));
     assert_eq!(body["event"], "message.sent");
-    assert_eq!(body["data"]["n"], 0);
+    assert_eq!(body["data"]["id"], message.to_string());
+    assert_eq!(request.number(), 0);
 
     let delivery = stage.until_status(endpoint, DeliveryStatus::Succeeded).await;
     assert_eq!(delivery.id.to_string(), request.header("x-iris-delivery"));

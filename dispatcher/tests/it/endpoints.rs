@@ -10,15 +10,12 @@ use shared::{
         page::Page,
     },
     domain::delivery::DeliveryStatus,
-    events::{
-        EventType::{ContactCreated, MessageSent},
-        NewEvent,
-    },
+    events::EventType::{ContactCreated, MessageSent},
     ids::new_id,
 };
 use uuid::Uuid;
 
-use crate::support::{Receiver, Stage};
+use crate::support::{Receiver, Stage, test_event};
 
 #[tokio::test]
 async fn an_endpoint_is_listed_changed_and_deleted() {
@@ -112,8 +109,7 @@ async fn deliveries_are_listed_in_pages_and_found_by_their_event() {
     let dispatcher = stage.dispatch(crate::support::hasty());
     stage.append(MessageSent, new_id(), 1).await;
     stage.until_status(id, DeliveryStatus::Succeeded).await;
-    let mut test = NewEvent::new(stage.account_id, ContactCreated, new_id(), json!({ "test": true }));
-    test.only_endpoint = Some(id);
+    let test = test_event(stage.account_id, ContactCreated, id);
     let mut tx = stage.database.begin().await.unwrap();
     let event_id: Uuid = outbox::append(&mut tx, &[test]).await.unwrap()[0];
     tx.commit().await.unwrap();

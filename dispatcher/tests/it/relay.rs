@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use dispatcher::relay::{Relayed, relay_shard};
-use serde_json::json;
 use shared::{
     db::{
         endpoints::{self, EndpointPatch},
@@ -18,7 +17,7 @@ use shared::{
 
 use uuid::Uuid;
 
-use crate::support::Stage;
+use crate::support::{Stage, event, test_event};
 
 async fn relay_all(stage: &Stage) -> Relayed {
     let mut sum = Relayed::default();
@@ -78,9 +77,8 @@ async fn a_test_event_goes_to_its_endpoint_alone_before_all_others() {
     let (tested, _) = stage.endpoint("https://example.com/", &[ContactCreated]).await;
     stage.endpoint("https://example.com/", &[MessageSent]).await;
     let mut tx = stage.database.begin().await.unwrap();
-    let mut event = NewEvent::new(stage.account_id, MessageSent, new_id(), json!({ "test": true }));
-    event.only_endpoint = Some(tested);
-    outbox::append(&mut tx, &[event]).await.unwrap();
+    let test = test_event(stage.account_id, MessageSent, tested);
+    outbox::append(&mut tx, &[test]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(relay_all(&stage).await, Relayed { events: 1, deliveries: 1 });
     assert_eq!(stage.deliveries(tested).await.len(), 1);
@@ -143,10 +141,8 @@ async fn relays_that_compete_lose_nothing_and_repeat_nothing() {
         })
         .collect();
     for n in 0..50 {
-        let events: Vec<NewEvent> = accounts
-            .iter()
-            .map(|account_id| NewEvent::new(*account_id, MessageSent, new_id(), json!({ "n": n })))
-            .collect();
+        let events: Vec<NewEvent> =
+            accounts.iter().map(|account_id| event(*account_id, MessageSent, new_id(), n)).collect();
         let mut tx = stage.database.begin().await.unwrap();
         outbox::append(&mut tx, &events).await.unwrap();
         tx.commit().await.unwrap();
@@ -177,9 +173,9 @@ async fn relays_that_compete_lose_nothing_and_repeat_nothing() {
 async fn a_long_transaction_delays_only_itself() {
     let stage = Stage::set().await;
     let (endpoint, _) = stage.endpoint("https://example.com/", &[MessageSent]).await;
-    let event = || NewEvent::new(stage.account_id, MessageSent, new_id(), json!({}));
     let mut long = stage.database.begin().await.unwrap();
-    let late = outbox::append(&mut long, &[event()]).await.unwrap();
+    let late = event(stage.account_id, MessageSent, new_id(), 0);
+    let late = outbox::append(&mut long, &[late]).await.unwrap();
     let early = stage.append(MessageSent, new_id(), 1).await;
     assert_eq!(relay_all(&stage).await, Relayed { events: 1, deliveries: 1 });
     long.commit().await.unwrap();

@@ -11,10 +11,11 @@ use std::{
 
 use axum::{Router, body::Body, extract::Request, response::Response};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::DateTime;
 use clap::Parser;
 use dispatcher::DispatcherConfig;
 use hmac::{Hmac, KeyInit, Mac};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::Sha256;
 use shared::{
     Database,
@@ -29,12 +30,12 @@ use shared::{
         delivery::{Delivery, DeliveryStatus},
         endpoint::{new_secret, secret_place},
     },
-    events::{EventType, NewEvent},
+    events::{EventType, NewEvent, samples},
     ids::new_id,
     secrets::SecretKey,
 };
 use sqlx::PgPool;
-use testkit::TestDatabase;
+use testkit::{TestDatabase, assert_payload};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -60,7 +61,8 @@ impl Stage {
     pub async fn set() -> Self {
         let db =
             TestDatabase::create_from("iris", async |pool: &PgPool| Ok(shared::db::migrate(pool).await?))
-                .await;
+                .await
+                .judging_events();
         let database = Database::connect(db.url(), "test", 8).unwrap();
         let account_id = new_id();
         let stage = Self { db, database, account_id, secret_key: SecretKey::generate() };
@@ -105,11 +107,10 @@ impl Stage {
         self.endpoint_of(self.account_id, url, events).await
     }
 
-    /// Appends `count` events of one resource, each with its number, and returns their ids.
+    /// Appends `count` events of one resource, with the numbers from 0 on ([`Received::number`]), and returns their ids.
     pub async fn append(&self, kind: EventType, resource_id: Uuid, count: usize) -> Vec<Uuid> {
-        let events: Vec<NewEvent> = (0..count)
-            .map(|n| NewEvent::new(self.account_id, kind, resource_id, json!({ "id": resource_id, "n": n })))
-            .collect();
+        let events: Vec<NewEvent> =
+            (0..count).map(|number| event(self.account_id, kind, resource_id, number)).collect();
         let mut tx = self.database.begin().await.unwrap();
         let ids = outbox::append(&mut tx, &events).await.unwrap();
         tx.commit().await.unwrap();
@@ -176,6 +177,25 @@ impl Stage {
     }
 }
 
+/// An event as the other roles append it. Its number is where a resource keeps what is not ours: in a contact's `custom`, in
+/// what fills a message.
+pub fn event(account_id: Uuid, kind: EventType, resource_id: Uuid, number: usize) -> NewEvent {
+    let (_, mut data) = samples::event(kind, DateTime::UNIX_EPOCH);
+    data["id"] = json!(resource_id);
+    for free in ["custom", "variables"] {
+        if let Some(fields) = data.get_mut(free) {
+            fields["number"] = json!(number);
+        }
+    }
+    NewEvent::new(account_id, kind, resource_id, data)
+}
+
+/// A test event for one endpoint.
+pub fn test_event(account_id: Uuid, kind: EventType, endpoint_id: Uuid) -> NewEvent {
+    let (id, data) = samples::test_event(kind, DateTime::UNIX_EPOCH);
+    NewEvent { only_endpoint: Some(endpoint_id), ..NewEvent::new(account_id, kind, id, data) }
+}
+
 /// A running dispatcher, on threads of its own.
 pub struct Dispatcher {
     runtime: Option<tokio::runtime::Runtime>,
@@ -215,6 +235,14 @@ pub struct Received {
 impl Received {
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// The number that its event was appended with.
+    pub fn number(&self) -> usize {
+        let body: Value = serde_json::from_str(&self.body).unwrap();
+        let data = &body["data"];
+        let number = data["variables"]["number"].as_u64().or_else(|| data["custom"]["number"].as_u64());
+        usize::try_from(number.unwrap()).unwrap()
     }
 
     /// Verifies both signatures as a receiver would that knows only the documentation.
@@ -280,14 +308,19 @@ impl Receiver {
         .await
     }
 
-    /// The next request.
+    /// The next request; what it carries is as documented.
     pub async fn next(&mut self) -> Received {
-        tokio::time::timeout(SOON, self.received.recv()).await.expect("a request in time").expect("a server")
+        let next = tokio::time::timeout(SOON, self.received.recv()).await;
+        let received = next.expect("a request in time").expect("a server");
+        assert_payload(&received.body);
+        received
     }
 
-    /// What was received and not yet looked at.
+    /// What was received and not yet looked at; it too is as documented.
     pub fn rest(&mut self) -> Vec<Received> {
-        std::iter::from_fn(|| self.received.try_recv().ok()).collect()
+        let rest: Vec<Received> = std::iter::from_fn(|| self.received.try_recv().ok()).collect();
+        rest.iter().for_each(|received| assert_payload(&received.body));
+        rest
     }
 }
 

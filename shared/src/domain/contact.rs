@@ -73,10 +73,12 @@ pub struct Contact {
     /// Words to find it by.
     pub tags: Vec<String>,
     /// Fields of the account's own.
+    #[schema(value_type = Object)]
     pub custom: Value,
     /// Where it came from, such as `api`, `import` or a discovery source.
     pub source: String,
     /// How it was found.
+    #[schema(value_type = Object)]
     pub provenance: Value,
     /// Whether it can be written to.
     pub status: ContactStatus,

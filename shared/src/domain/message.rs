@@ -159,6 +159,7 @@ pub struct Message {
     /// The text.
     pub content: String,
     /// What filled its template.
+    #[schema(value_type = Object)]
     pub variables: Value,
     /// Its Message-ID on the wire, with angle brackets.
     pub rfc_message_id: Option<String>,

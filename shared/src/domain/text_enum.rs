@@ -1,8 +1,9 @@
 //! Enums that are one word in the database, in JSON and in the API.
 
-/// Declares an enum whose variants each have one name, the same in SQL (a text column), JSON and the API.
+/// Declares an enum whose variants each have one name, the same in SQL (a text column), JSON and the API. The name is taken
+/// as a token: one captured as a literal comes to derive macros in a group, in which utoipa's does not see it.
 macro_rules! text_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:tt,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
             utoipa::ToSchema)]

@@ -25,7 +25,7 @@ use crate::{
         message::{Direction, Message, MessageStatus},
         reply::{self, Intent, Reading},
     },
-    events::{EventType, NewEvent},
+    events::{EventType, NewEvent, Reply},
     ids::new_id,
 };
 
@@ -370,7 +370,7 @@ async fn append_reply(
 ) -> Result<(), EngineError> {
     let mut data = conversation.public();
     data["reply"] =
-        json!({"message": message.public(), "intent": reading.intent, "sentiment": reading.sentiment});
+        json!(Reply { message: message.clone(), intent: reading.intent, sentiment: reading.sentiment });
     let event =
         NewEvent::new(conversation.account_id, EventType::ConversationReplyReceived, conversation.id, data);
     outbox::append(tx, &[event]).await?;

@@ -53,6 +53,7 @@ pub struct Fixture {
 impl Fixture {
     pub async fn new() -> Self {
         let test = TestDatabase::create_from("iris", async |pool| Ok(db::migrate(pool).await?)).await;
+        let test = test.judging_events();
         let database = Database::connect(test.url(), "test", 10).unwrap();
         let account_id = new_id();
         sqlx::query("insert into accounts (id, name) values ($1, 'test')")

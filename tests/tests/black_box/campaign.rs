@@ -1,6 +1,6 @@
 //! What a campaign does: approval, rejection, pause, replies, bounces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use tests::{Stack, until};
@@ -8,7 +8,8 @@ use tests::{Stack, until};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_runs_to_its_end_and_a_reply_stops_it() {
     let stack = Stack::start().await;
-    stack.hook("hook", &["conversation.reply_received", "message.bounced", "campaign.updated"]).await;
+    let events = ["conversation.reply_received", "message.bounced", "campaign.updated"];
+    stack.hook("hook", &events).await;
     let id = stack
         .campaign(
             &json!({"followup_days": [1, 2]}),
@@ -29,11 +30,15 @@ async fn a_sequence_runs_to_its_end_and_a_reply_stops_it() {
     let ledger = until("both replies and the bounce are told", async || {
         let ledger = stack.world.get("/hooks/hook/ledger").await.body;
         (ledger["events"]["conversation.reply_received"]["events"] == 2
-            && ledger["events"]["message.bounced"]["events"] == 1)
-            .then_some(ledger)
+            && ledger["events"]["message.bounced"]["events"] == 1
+            && ledger["events"]["campaign.updated"].is_object())
+        .then_some(ledger)
     })
     .await;
     assert_eq!(ledger["unverified"], 0);
+    let told = stack.received("hook").await;
+    let told: BTreeSet<&str> = told.iter().map(|body| body["event"].as_str().unwrap()).collect();
+    assert_eq!(told, events.into());
     let reasons: Vec<(Option<String>,)> = sqlx::query_as(
         "select e.stop_reason from enrolments e join contacts c on c.id = e.contact_id
          where e.campaign_id = $1::uuid order by c.email",

@@ -84,4 +84,10 @@ async fn every_event_type_can_be_tested_and_verifies() {
     for kind in types {
         assert_eq!(ledger["events"][kind]["events"], 1, "{kind}");
     }
+    let received = stack.received("all").await;
+    assert_eq!(received.iter().map(|body| &body["event"]).collect::<Vec<_>>(), types);
+    assert!(received.iter().all(|body| body["data"]["test"] == true));
+    let listed = stack.api.get("/webhooks/events").await;
+    let listed = listed.data().as_array().unwrap();
+    assert_eq!(listed.iter().map(|kind| &kind["event"]).collect::<Vec<_>>(), types);
 }

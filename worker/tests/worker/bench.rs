@@ -35,7 +35,9 @@ pub async fn soon<F: Future>(future: F) -> F::Output {
 }
 
 pub async fn migrated() -> TestDatabase {
-    TestDatabase::create_from("iris_worker", async |pool: &PgPool| Ok(db::migrate(pool).await?)).await
+    TestDatabase::create_from("iris_worker", async |pool: &PgPool| Ok(db::migrate(pool).await?))
+        .await
+        .judging_events()
 }
 
 /// The length of a day in these tests.

@@ -1,10 +1,14 @@
-//! The made-up resources that test events are about.
+//! The made-up resources that test events are about, and that tests send.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use shared::{
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{EventType, Reply};
+use crate::{
     domain::{
         Channel,
         campaign::{Campaign, CampaignStatus, NewCampaign},
@@ -14,25 +18,26 @@ use shared::{
         message::{Direction, Message, MessageStatus},
         reply::{Intent, Sentiment},
     },
-    events::EventType,
     ids::new_id,
 };
-use sqlx::types::Json;
-use uuid::Uuid;
 
-/// The resource's id and the data of a test event: a whole public form, with `test: true`.
-pub fn test_event(kind: EventType, now: DateTime<Utc>) -> (Uuid, Value) {
+/// The resource's id and the data of a made-up event: a whole public form.
+pub fn event(kind: EventType, now: DateTime<Utc>) -> (Uuid, Value) {
     let samples = Samples { now };
     let (id, mut data) = samples.resource(kind);
-    if let Some(fields) = data.as_object_mut() {
-        match kind {
-            EventType::CampaignUpdated => drop(fields.insert("previous".into(), json!({"status": "draft"}))),
-            EventType::ContactUpdated => drop(fields.insert("previous".into(), json!({"title": null}))),
-            EventType::ConversationReplyReceived => drop(fields.insert("reply".into(), samples.reply())),
-            _ => {}
-        }
-        fields.insert("test".into(), json!(true));
+    match kind {
+        EventType::CampaignUpdated => data["previous"] = json!({"status": CampaignStatus::Draft}),
+        EventType::ContactUpdated => data["previous"] = json!({"title": null}),
+        EventType::ConversationReplyReceived => data["reply"] = json!(samples.reply()),
+        _ => {}
     }
+    (id, data)
+}
+
+/// The same for a test event: with `test: true`.
+pub fn test_event(kind: EventType, now: DateTime<Utc>) -> (Uuid, Value) {
+    let (id, mut data) = event(kind, now);
+    data["test"] = json!(true);
     (id, data)
 }
 
@@ -192,7 +197,7 @@ impl Samples {
         }
     }
 
-    fn reply(&self) -> Value {
+    fn reply(&self) -> Reply {
         let message = Message {
             direction: Direction::Inbound,
             enrolment_id: None,
@@ -205,7 +210,7 @@ impl Samples {
             sent_at: None,
             ..self.message(MessageStatus::Received)
         };
-        json!({"message": message.public(), "intent": Intent::Interested, "sentiment": Sentiment::Positive})
+        Reply { message, intent: Intent::Interested, sentiment: Sentiment::Positive }
     }
 
     fn discovery_job(&self, status: DiscoveryStatus) -> (Uuid, Value) {
