@@ -82,9 +82,3 @@ pub async fn enqueue(pool: &PgPool, jobs: &[NewJob]) -> anyhow::Result<Wake> {
     tx.commit().await?;
     Ok(wake)
 }
-
-/// The machine's clock, in microseconds.
-pub fn now_us() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-}

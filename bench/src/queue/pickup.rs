@@ -17,10 +17,11 @@ use rand::Rng;
 use sqlx::PgPool;
 
 use super::{
-    jobs::{self, JobShape, Work, now_us},
+    jobs::{self, JobShape, Work},
     worker::Worker,
 };
 use crate::{
+    clock::now_us,
     report::{Goal, Report, percentile},
     server::Server,
 };

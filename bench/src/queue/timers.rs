@@ -8,10 +8,11 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    jobs::{self, JobShape, Work, now_us},
+    jobs::{self, JobShape, Work},
     worker::Worker,
 };
 use crate::{
+    clock::now_us,
     report::{Goal, Report, median, percentile},
     server::Server,
 };

@@ -21,10 +21,8 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::jobs::{Work, now_us};
-
-/// In what Linux counts a process's time, on every architecture that PostgreSQL runs on.
-const TICKS_PER_SECOND: u32 = 100;
+use super::jobs::Work;
+use crate::{clock::now_us, process};
 
 /// How a worker process is started.
 #[derive(Debug, Args)]
@@ -148,24 +146,14 @@ impl Worker {
         Ok(self.next_start().await?.0)
     }
 
-    /// How long it has computed since it started (Linux; nothing elsewhere).
+    /// How long it has computed since it started.
     pub fn cpu(&self) -> Duration {
-        let stat = self.child.id().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/stat")).ok());
-        // The name in parentheses may have spaces; utime and stime are the 14th and 15th fields (proc_pid_stat(5)).
-        let fields = stat.as_deref().and_then(|stat| stat.rsplit_once(')')).map_or("", |(_, fields)| fields);
-        let ticks = |index| fields.split_whitespace().nth(index).and_then(|ticks| ticks.parse::<u32>().ok());
-        let total = ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0);
-        Duration::from_secs(1) * total / TICKS_PER_SECOND
+        self.child.id().map_or(Duration::ZERO, process::cpu)
     }
 
-    /// The most memory it ever had, in MiB (Linux; 0 elsewhere).
+    /// The most memory it ever had, in MiB.
     pub fn memory_mib(&self) -> f64 {
-        let status =
-            self.child.id().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/status")).ok());
-        let peak = status.as_deref().and_then(|s| s.lines().find_map(|line| line.strip_prefix("VmHWM:")));
-        let kib: f64 =
-            peak.and_then(|kib| kib.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0.0);
-        kib / 1024.0
+        self.child.id().map_or(0.0, process::memory_mib)
     }
 
     /// Lets it finish what runs and end.

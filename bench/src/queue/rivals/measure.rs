@@ -10,11 +10,10 @@ use rand::Rng;
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    super::jobs::now_us,
     contenders::Contender,
     process::{self, Process},
 };
-use crate::server::Server;
+use crate::{clock::now_us, server::Server};
 
 /// How long making the tables may take.
 const SETUP: Duration = Duration::from_secs(60);
@@ -61,11 +60,7 @@ impl Recovery {
 
 /// A fresh database with the contender's tables; its address.
 async fn fresh(server: &Server, contender: &Contender) -> anyhow::Result<String> {
-    for sql in ["drop database if exists contender with (force)", "create database contender"] {
-        sqlx::query(sql).execute(&server.pool).await?;
-    }
-    let url = server.url().replacen("/postgres?", "/contender?", 1);
-    anyhow::ensure!(url != server.url(), "the server's address names no database");
+    let url = server.create_database().await?;
     process::run(contender.command("setup", &url)?, SETUP).await?;
     Ok(url)
 }

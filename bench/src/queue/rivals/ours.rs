@@ -6,7 +6,8 @@ use queue::{NewJob, Notifier};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::super::jobs::{self, JobShape, Work, now_us};
+use super::super::jobs::{self, JobShape, Work};
+use crate::clock::now_us;
 
 /// How many jobs one statement enqueues.
 const BATCH: u32 = 5_000;
