@@ -48,6 +48,9 @@ pub fn operations() -> Vec<Operation> {
         operation!(contacts::list, Scope(Read)),
         operation!(contacts::create, Scope(Write)).errors(CONTACT_ERRORS).audit(&["create_contact"]),
         operation!(contacts::get, Scope(Read)).errors(&[Code::ContactNotFound]),
+        operation!(contacts::erase, Scope(Admin))
+            .errors(&[Code::ContactNotFound])
+            .audit(&["delete_contact"]),
         operation!(contacts::bulk_import, Scope(Write))
             .errors(&[Code::CampaignNotFound, Code::Conflict])
             .audit(&["bulk_create_contacts"])

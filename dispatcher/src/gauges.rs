@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::{
     Database,
-    db::{endpoint_health, outbox},
+    db::{endpoint_health, outbox, undelivered},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -31,5 +31,10 @@ async fn measure(database: &Database) -> Result<(), sqlx::Error> {
     metrics::gauge!("outbox_oldest_seconds").set(depth.oldest.as_secs_f64());
     let open = endpoint_health::count_open(&mut conn).await?;
     metrics::gauge!("webhook_circuits_open").set(open as f64);
+    for waiting in undelivered::measure(&mut conn).await? {
+        metrics::gauge!("webhook_oldest_undelivered_seconds", "state" => waiting.state)
+            .set(waiting.oldest.as_secs_f64());
+        metrics::gauge!("webhook_endpoints_waiting", "state" => waiting.state).set(waiting.endpoints as f64);
+    }
     Ok(())
 }

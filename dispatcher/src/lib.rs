@@ -10,9 +10,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use queue::{Runtime, RuntimeConfig};
-use shared::{Database, config::BaseConfig, db::connect_options, telemetry::Admin};
+use shared::{
+    Database,
+    config::{BaseConfig, GIVEN_UP_BEFORE},
+    db::connect_options,
+    telemetry::Admin,
+};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -60,6 +65,7 @@ pub async fn run_with(
     base: BaseConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    check_times(&config, &base)?;
     let database =
         Database::connect(&base.database_url, NAME, base.database_connections).context("DATABASE_URL")?;
     let slots = usize::from(config.webhook_slots);
@@ -104,6 +110,17 @@ pub async fn run_with(
     if tokio::time::timeout(LOOPS_DEADLINE, database.close()).await.is_err() {
         tracing::warn!("the database's connections did not close in time");
     }
+    Ok(())
+}
+
+/// A delivery has all its retries before it is given up with its history.
+fn check_times(config: &DispatcherConfig, base: &BaseConfig) -> anyhow::Result<()> {
+    let longest = config.webhook_retries.longest();
+    ensure!(
+        longest < base.history_keep.saturating_sub(GIVEN_UP_BEFORE),
+        "IRIS_WEBHOOK_RETRIES: with what receivers may ask for they take {} h, and IRIS_HISTORY_KEEP must be a day longer",
+        longest.as_secs().div_ceil(3600)
+    );
     Ok(())
 }
 

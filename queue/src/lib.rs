@@ -37,7 +37,7 @@ pub use claim::{Claimed, Source};
 pub use complete::{CompleteError, Recorded, Unconfirmed, complete_many};
 pub use enqueue::{Enqueued, NewJob, RunAt, enqueue};
 pub use error::{EnqueueError, Error};
-pub use gauges::{Depth, depths};
+pub use gauges::{Depth, Oldest, depths, oldest_waiting};
 pub use job::{Job, JobKind, Outcome, backoff};
 pub use migrations::migrations;
 pub use rota::{Claims, Room, Rota};

@@ -18,6 +18,7 @@ pub fn migrations() -> Vec<Migration> {
             include_str!("../migrations/20261101000001_queue_functions.sql"),
         ),
         (20_261_101_000_002, "queue operate", include_str!("../migrations/20261101000002_queue_operate.sql")),
+        (20_261_101_000_003, "queue oldest", include_str!("../migrations/20261101000003_queue_oldest.sql")),
     ]
     .into_iter()
     .map(|(version, description, sql)| {

@@ -31,6 +31,11 @@ pub struct BaseConfig {
     #[arg(long, env = "IRIS_WEBHOOK_ALLOW", default_value = "")]
     pub webhook_allow: AllowList,
 
+    /// How long events, deliveries and attempts of webhooks are kept, such as 30d; at least 2d. They go by whole days, in UTC. A
+    /// delivery that is still waiting a day before its time is up is given up.
+    #[arg(long, env = "IRIS_HISTORY_KEEP", default_value = "30d", value_parser = parse_history_keep)]
+    pub history_keep: Duration,
+
     /// The mailbox that sends.
     #[command(flatten)]
     pub mailbox: MailboxConfig,
@@ -65,12 +70,35 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// How long the history is kept: the day before its end is for seeing what was given up, and the one before that for trying.
+fn parse_history_keep(text: &str) -> Result<Duration, String> {
+    let keep = parse_duration(text)?;
+    if keep < HISTORY_KEEP_MIN {
+        return Err("must be at least 2d".into());
+    }
+    Ok(keep)
+}
+
+const HISTORY_KEEP_MIN: Duration = Duration::from_secs(2 * 86_400);
+
+/// How long before its history goes a delivery that still waits is given up, so that its account can see it.
+pub const GIVEN_UP_BEFORE: Duration = Duration::from_secs(86_400);
+
 /// No setting means more than a year.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_history_is_kept_for_two_days_at_least() {
+        assert_eq!(parse_history_keep("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(parse_history_keep("48h"), Ok(HISTORY_KEEP_MIN));
+        for bad in ["47h", "0s", "9999d", "ever"] {
+            assert!(parse_history_keep(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_have_a_unit_and_limits() {

@@ -1,5 +1,5 @@
-//! The 16 facts that iris tells its customers. Nothing in this release reports an opening, and no operation deletes a contact:
-//! only a test event is ever `message.opened` or `contact.deleted`.
+//! The 16 facts that iris tells its customers. Nothing in this release reports an opening: only a test event is ever
+//! `message.opened`.
 
 pub mod samples;
 pub mod schemas;

@@ -64,6 +64,25 @@ impl JobKind for Deliver {
     const MAX_ATTEMPTS: u16 = 100;
 }
 
+/// Takes contacts that were erased out of the history of webhooks: one page of their account's events, then the next by
+/// another job of this kind, and all of it once more a while later. Lane: the account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EraseHistory {
+    /// The account.
+    pub account_id: Uuid,
+    /// The contacts.
+    pub contact_ids: Vec<Uuid>,
+    /// The event after which the page begins; where the contacts' life does, if there is none.
+    pub after: Option<Uuid>,
+    /// Whether this is the second time, for what was under way at the first.
+    pub again: bool,
+}
+
+impl JobKind for EraseHistory {
+    const QUEUE: &'static str = "erase_history";
+    const MAX_ATTEMPTS: u16 = 1000;
+}
+
 /// Completes the campaigns in which nothing can still happen. Periodic.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CompleteCampaigns {}
@@ -73,7 +92,7 @@ impl JobKind for CompleteCampaigns {
     const MAX_ATTEMPTS: u16 = 3;
 }
 
-/// Makes the history tables' partitions of the days ahead. Periodic.
+/// Makes the history tables' partitions of the days ahead, and drops those whose time is up. Periodic.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct MaintainPartitions {}
 

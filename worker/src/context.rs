@@ -1,5 +1,7 @@
 //! What every job of a worker shares.
 
+use std::time::Duration;
+
 use shared::{
     Clock, Database,
     domain::channel::ChannelAccount,
@@ -16,6 +18,8 @@ pub struct Context {
     pub database: Database,
     /// Where the time comes from.
     pub clock: Clock,
+    /// How long the history of webhooks is kept.
+    pub history_keep: Duration,
     /// What opens the mailboxes' secrets.
     pub secret_key: SecretKey,
     /// The channels, with their open connections.

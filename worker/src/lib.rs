@@ -46,6 +46,8 @@ use jobs::JOB_DEADLINE;
 const NAME: &str = "iris-worker";
 /// A periodic job runs alone.
 const PERIODIC_SLOTS: usize = 1;
+/// An erasure reads much of its account's history: there is time for one after the other.
+const ERASURE_SLOTS: usize = 1;
 /// How much of the shutdown's time the running jobs have; the rest is for recording their ends and closing.
 const DRAINING_SHARE: f64 = 0.8;
 /// How long to wait before the mailbox's limit is tried again.
@@ -62,6 +64,7 @@ pub async fn run(config: WorkerConfig, base: BaseConfig, shutdown: CancellationT
     let ctx = Arc::new(Context {
         database: database.clone(),
         clock: base.clock(),
+        history_keep: base.history_keep,
         secret_key: base.secret_key.clone(),
         channels: Channels { email: Email::new(config.smtp_answer_timeout) },
         provider: Provider::from_config(&config.drafting)?,
@@ -140,7 +143,13 @@ fn start_workers(
     spawn!(kinds::Draft, usize::from(config.draft_slots.get()), jobs::draft::run, JOB_DEADLINE);
     spawn!(kinds::Send, usize::from(config.send_slots.get()), jobs::send::run);
     spawn!(kinds::CompleteCampaigns, PERIODIC_SLOTS, jobs::complete_campaigns::run, JOB_DEADLINE);
-    spawn!(kinds::MaintainPartitions, PERIODIC_SLOTS, jobs::maintain_partitions::run, JOB_DEADLINE);
+    spawn!(
+        kinds::MaintainPartitions,
+        PERIODIC_SLOTS,
+        jobs::maintain_partitions::run,
+        jobs::maintain_partitions::DEADLINE
+    );
+    spawn!(kinds::EraseHistory, ERASURE_SLOTS, jobs::erase_history::run, JOB_DEADLINE);
     spawn!(kinds::SettleStranded, PERIODIC_SLOTS, jobs::settle_stranded::run, JOB_DEADLINE);
     workers
 }

@@ -9,12 +9,12 @@ use serde::{
 };
 use serde_json::{Value, json, value::RawValue};
 use shared::{
-    db::contacts as db,
+    db::{contacts as db, erasure::Erased},
     domain::{
         FieldError,
         contact::{Contact, ContactStatus, NewContact},
     },
-    engine::contacts as engine,
+    engine::{contacts as engine, erasure},
 };
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -183,6 +183,28 @@ pub async fn get(
     let mut conn = app.connection().await?;
     let contact = db::find(&mut conn, caller.account_id, id).await?;
     contact.map(Data::ok).ok_or_else(|| ApiError::new(Code::ContactNotFound))
+}
+
+/// Erase a contact
+///
+/// For good, whether it was deleted before or not: what is stored of it and of what was written is emptied, its passages stop, and of its
+/// addresses only hashes are kept, so that nobody writes to them again. It raises contact.deleted with `erased: true`; payloads
+/// of webhooks that told of it are emptied by a job within minutes. Erasing it again changes nothing.
+#[utoipa::path(
+    post, path = "/contacts/{id}/erase", params(("id" = Uuid, Path, description = "The contact")),
+    responses((status = 200, body = Data<Erased>))
+)]
+pub async fn erase(
+    State(app): State<App>,
+    caller: Caller,
+    ContactId(id): ContactId,
+) -> Result<Data<Erased>, ApiError> {
+    let mut tx = app.database.begin().await?;
+    let erased = erasure::erase_many(&mut tx, caller.account_id, &[id]).await?.pop();
+    let erased = erased.ok_or_else(|| ApiError::new(Code::ContactNotFound))?;
+    caller.audit(&mut tx, "delete_contact", "contact", Some(id), json!({"erased": true})).await?;
+    tx.commit().await?;
+    Ok(Data::ok(erased))
 }
 
 /// Import contacts

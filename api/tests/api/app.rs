@@ -191,6 +191,7 @@ fn base_config(database_url: &str) -> BaseConfig {
         secret_key: SecretKey::generate().parse().unwrap(),
         day: Duration::from_secs(86_400),
         webhook_allow: "127.0.0.1".parse().unwrap(),
+        history_keep: Duration::from_secs(30 * 86_400),
         mailbox: MailboxConfig {
             smtp_url: Some("smtp://127.0.0.1:1".parse().unwrap()),
             smtp_from: Some(format!("Iris <{MAILBOX}>").parse().unwrap()),

@@ -1,8 +1,9 @@
 //! Contacts: one, or five hundred at once.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::app::{TestApp, created, failed, ok, scrubbed};
+use crate::app::{TestApp, answer, created, failed, ok, scrubbed};
 
 #[tokio::test]
 async fn a_known_address_is_merged_into_its_contact() {
@@ -152,4 +153,32 @@ async fn a_campaign_that_has_ended_takes_no_contacts() {
     let search = json!({"keywords": ["bar"], "location": "Brooklyn, NY", "campaign_id": campaign["id"]});
     failed(app.post("/discovery/search", search).await, 409, "SERVER_016");
     assert_eq!(app.count("select count(*) from discovery_jobs").await, 0);
+}
+
+#[tokio::test]
+async fn an_erased_contact_is_gone_for_good() {
+    let app = TestApp::start().await;
+    let new = json!({"email": "alex@example.com", "first_name": "Alex"});
+    let contact = created(app.post("/contacts", new.clone()).await);
+    let path = format!("/contacts/{}/erase", contact["id"].as_str().unwrap());
+    let writer = app.key_with(&["read", "write"]).await;
+    let refused = answer(app.request_as(&writer, Method::POST, &path)).await;
+    failed(refused, 403, "APIKEY_004");
+    let stranger = app.stranger().await;
+    let unknown = answer(app.request_as(&stranger, Method::POST, &path)).await;
+    failed(unknown, 404, "CONTACT_001");
+    failed(app.post("/contacts/nobody/erase", json!({})).await, 404, "CONTACT_001");
+    assert_eq!(app.events().await, ["contact.created"]);
+
+    let (status, body) = app.post(&path, json!({})).await;
+    insta::assert_json_snapshot!("contacts.erase", scrubbed(&body));
+    let erased = ok((status, body));
+    assert_eq!(erased["id"], contact["id"]);
+    assert_eq!(ok(app.post(&path, json!({})).await), erased, "again is the same");
+    failed(app.get(&path.replace("/erase", "")).await, 404, "CONTACT_001");
+    assert_eq!(app.events().await, ["contact.created", "contact.deleted"]);
+    assert_eq!(app.audited().await, ["create_contact", "delete_contact", "delete_contact"]);
+    assert_eq!(app.count("select count(*) from queue.ready where queue = 'erase_history'").await, 1);
+    let again = created(app.post("/contacts", new).await);
+    assert_ne!(again["id"], contact["id"]);
 }

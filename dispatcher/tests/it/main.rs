@@ -5,6 +5,7 @@
 mod circuit;
 mod deliver;
 mod endpoints;
+mod erasure;
 mod hostile;
 mod recovery;
 mod relay;

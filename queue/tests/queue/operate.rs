@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use queue::{
-    NewJob, Outcome, RunAt, depths, groups, lanes,
+    NewJob, Outcome, RunAt, depths, groups, lanes, oldest_waiting,
     operate::{Dead, discard_dead, find_job, list_dead, retry_dead},
 };
 
@@ -142,4 +142,85 @@ async fn a_paused_queue_gives_nothing_until_it_is_resumed() {
     let wake = lanes::pause_queue(&mut conn, "numbers", false).await.unwrap();
     assert!(!wake.is_empty());
     assert_eq!(claim(pool, lease, 10).await.len(), 2);
+}
+
+/// The state, reason, lanes and age in minutes of what waits longest, in the order of the states.
+async fn oldest(pool: &sqlx::PgPool) -> Vec<(String, Option<String>, i64, i64)> {
+    let mut conn = pool.acquire().await.expect("a connection");
+    let mut found: Vec<_> = oldest_waiting(&mut conn, "numbers")
+        .await
+        .expect("what waits")
+        .into_iter()
+        .map(|waiting| {
+            #[expect(clippy::cast_possible_truncation, reason = "some minutes")]
+            let minutes = (waiting.seconds.unwrap_or(0.0) / 60.0) as i64;
+            (waiting.state, waiting.reason, waiting.lanes, minutes)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn what_waits_longest_is_told_by_what_it_waits_for() {
+    let database = database().await;
+    let pool = database.pool();
+    let nothing = [("again".to_owned(), None, 0, 0), ("ready".to_owned(), None, 0, 0)];
+    assert_eq!(oldest(pool).await, nothing);
+    let mut conn = pool.acquire().await.unwrap();
+    lanes::close(&mut conn, "numbers", "closed", Duration::from_secs(60), "circuit").await.unwrap();
+    let _ = lanes::pause(&mut conn, "numbers", "paused", true).await.unwrap();
+    for (lane, cap, per_second) in
+        [("full", Some(1), None), ("rated", None, Some(0.001)), ("idle", Some(1), None)]
+    {
+        lanes::limit(&mut conn, "numbers", lane, lanes::Limits { cap, per_second }).await.unwrap();
+    }
+    let _ = lanes::order(&mut conn, "numbers", "ordered", true).await.unwrap();
+    let _ = lanes::order(&mut conn, "numbers", "unbegun", true).await.unwrap();
+    enqueue(pool, &[number(0).lane("full"), number(0).lane("rated"), number(0).lane("ordered")]).await;
+    assert_eq!(claim(pool, lease(pool).await, 10).await.len(), 3);
+    let jobs: Vec<NewJob> = [
+        ("full", 2),
+        ("rated", 3),
+        ("ordered", 4),
+        ("closed", 6),
+        ("paused", 7),
+        ("idle", 8),
+        ("unbegun", 9),
+        ("open", 10),
+        ("open", 11),
+        ("retried", 12),
+        ("other", 1),
+    ]
+    .map(|(lane, minutes)| number(minutes).lane(lane))
+    .into();
+    enqueue(pool, &jobs).await;
+    let other = NewJob::new(&Number { n: 5 }, "another").unwrap().lane("open");
+    enqueue(pool, &[other, number(20).run_at(RunAt::After(Duration::from_secs(60)))]).await;
+    // Each job is as many minutes old as its number says; some have run before.
+    sqlx::raw_sql(
+        "update queue.ready set created_at = now() - make_interval(mins => (payload::jsonb ->> 'n')::int + 0, secs => 30);
+         update queue.ready set run = 1 where lane = 'retried';
+         update queue.deferred set created_at = now() - interval '20 minutes';",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let expected = |again: i64| {
+        [
+            ("again", None, 1, again),
+            ("closed", Some("circuit"), 1, 6),
+            ("paused", None, 1, 7),
+            ("ready", None, 5, 11),
+            ("throttled", None, 3, 4),
+        ]
+        .map(|(state, reason, lanes, minutes)| (state.to_owned(), reason.map(str::to_owned), lanes, minutes))
+    };
+    assert_eq!(oldest(pool).await, expected(12), "a timer that has not run waits for nothing but its time");
+    sqlx::query("update queue.deferred set run = 1").execute(pool).await.unwrap();
+    assert_eq!(oldest(pool).await, expected(20), "a retry does");
+
+    let _ = lanes::pause_queue(&mut conn, "numbers", true).await.unwrap();
+    let all = oldest(pool).await;
+    assert_eq!(all[1], ("paused".to_owned(), None, 11, 12), "{all:?}");
 }

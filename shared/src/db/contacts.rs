@@ -4,7 +4,10 @@ use sqlx::{PgConnection, types::Json};
 use uuid::Uuid;
 
 use super::page::{Page, Rows, containing};
-use crate::domain::contact::{Contact, ContactStatus};
+use crate::domain::{
+    contact::{Contact, ContactStatus},
+    erasure::ERASED_SOURCE,
+};
 
 /// The columns of a [`Contact`], of the table or alias that is given with its dot.
 macro_rules! columns {
@@ -349,6 +352,29 @@ pub async fn delete_many(
     ))
     .bind(account_id)
     .bind(ids)
+    .fetch_all(conn)
+    .await
+}
+
+/// Empties contacts for good, deleted ones too, and returns those that were not erased before. They stay deleted, and nothing
+/// names them any more.
+pub async fn erase_many(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    ids: &[Uuid],
+) -> Result<Vec<Contact>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "update contacts set email = null, first_name = null, last_name = null, company = null, title = null,
+            contact_type = null, instagram_handle = null, twitter_handle = null, twitter_user_id = null, phone = null,
+            website = null, location = null, latitude = null, longitude = null, tags = '{}', custom = '{}', source = $3,
+            provenance = '{}', updated_at = now(), deleted_at = coalesce(deleted_at, now()), erased_at = now()
+         where account_id = $1 and id = any ($2) and erased_at is null
+         returning ",
+        columns!()
+    ))
+    .bind(account_id)
+    .bind(ids)
+    .bind(ERASED_SOURCE)
     .fetch_all(conn)
     .await
 }

@@ -26,6 +26,7 @@ pub mod discovery_jobs;
 pub mod endpoint_health;
 pub mod endpoints;
 pub mod enrolments;
+pub mod erasure;
 pub mod inbound_emails;
 pub mod messages;
 pub mod notifications;
@@ -35,6 +36,7 @@ pub mod partitions;
 pub mod places;
 pub mod stranded;
 pub mod suppressions;
+pub mod undelivered;
 
 /// How long one statement may take. Imports and activations of thousands of rows stay far below.
 const STATEMENT_TIMEOUT: &str = "30s";
@@ -186,6 +188,7 @@ fn migrator() -> Migrator {
         migration!(20_261_101_000_500, "outbox trace", "20261101000500_outbox_trace.sql"),
         migration!(20_261_101_000_600, "endpoints circuit", "20261101000600_endpoints_circuit.sql"),
         migration!(20_261_101_000_700, "deliveries again", "20261101000700_deliveries_again.sql"),
+        migration!(20_261_101_000_800, "history retention", "20261101000800_history_retention.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)

@@ -1,4 +1,4 @@
-//! Addresses, domains and handles never to be written to.
+//! Addresses, domains and handles never to be written to. Of a contact that was erased only hashes are kept.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -30,6 +30,8 @@ text_enum! {
         Complained = "complained",
         /// The account says so.
         Manual = "manual",
+        /// Its contact was erased.
+        Erased = "erased",
     }
 }
 

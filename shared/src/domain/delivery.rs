@@ -18,7 +18,7 @@ text_enum! {
     ///    |  ^
     ///    |  +-- an attempt failed and retries are left
     ///    +------> exhausted   the last attempt failed
-    ///    +------> cancelled   its endpoint was disabled or deleted
+    ///    +------> cancelled   its endpoint was disabled or deleted, or it waited for too long
     /// ```
     DeliveryStatus {
         /// It waits for its first or next attempt, or one is being made.
@@ -27,7 +27,7 @@ text_enum! {
         Succeeded = "succeeded",
         /// Every attempt failed.
         Exhausted = "exhausted",
-        /// Its endpoint was disabled or deleted first.
+        /// Its endpoint was disabled or deleted first, or its history was about to go.
         Cancelled = "cancelled",
     }
 }
@@ -118,6 +118,11 @@ impl RetrySchedule {
         Some(delay.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX)))
     }
 
+    /// How long a delivery may be retried at most, with every receiver asking for as late a retry as it may.
+    pub fn longest(&self) -> Duration {
+        self.delays.iter().map(|delay| delay.mul_f64(1.0 + JITTER).max(RETRY_AFTER_MAX)).sum()
+    }
+
     /// How many attempts a delivery has at most.
     pub fn attempts_max(&self) -> usize {
         self.delays.len() + 1
@@ -192,6 +197,7 @@ mod tests {
         let seconds = |attempts| schedule.next(attempts, None, 0.0).map(|delay| delay.as_secs());
         assert_eq!([0, 1, 2, 3, 4].map(seconds), [None, Some(5), Some(300), Some(3600), None]);
         assert_eq!(schedule.attempts_max(), 4);
+        assert_eq!(schedule.longest(), RETRY_AFTER_MAX * 3);
         assert_eq!("5s,5m,1h".parse(), Ok(schedule.clone()));
         assert_eq!(schedule.to_string(), "5s,5m,1h");
     }

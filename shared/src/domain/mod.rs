@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod endpoint_headers;
 pub mod endpoint_url;
 pub mod enrolment;
+pub mod erasure;
 pub mod field;
 pub mod message;
 pub mod reply;

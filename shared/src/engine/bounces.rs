@@ -59,9 +59,10 @@ pub(super) async fn suppress(
     let status = match reason {
         SuppressionReason::Bounced if contact.status == ContactStatus::Unsubscribed => return Ok(()),
         SuppressionReason::Bounced => ContactStatus::Bounced,
-        SuppressionReason::OptedOut | SuppressionReason::Complained | SuppressionReason::Manual => {
-            ContactStatus::Unsubscribed
-        }
+        SuppressionReason::OptedOut
+        | SuppressionReason::Complained
+        | SuppressionReason::Manual
+        | SuppressionReason::Erased => ContactStatus::Unsubscribed,
     };
     if contact.status == status {
         return Ok(());

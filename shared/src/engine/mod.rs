@@ -13,6 +13,7 @@ pub mod campaigns;
 pub mod contacts;
 pub mod discovery;
 pub mod enrolments;
+pub mod erasure;
 mod error;
 pub mod inbound;
 pub mod mail;

@@ -11,7 +11,7 @@ use utoipa::{
 
 use super::{EventType, Reply};
 use crate::domain::{
-    campaign::Campaign, contact::Contact, conversation::Conversation, discovery::DiscoveryJob,
+    campaign::Campaign, contact::Contact, conversation::Conversation, discovery::DiscoveryJob, erasure,
     message::Message,
 };
 
@@ -68,6 +68,10 @@ pub fn body_schema(kind: EventType) -> Value {
         _ => {}
     }
     data["properties"]["test"] = json!({"description": "Only a test event has it.", "const": true});
+    if erasure::is_about_contact(kind) {
+        let description = "Its contact was erased: what said who it was or what was written is empty.";
+        data["properties"][erasure::MARK] = json!({"description": description, "const": true});
+    }
     let time =
         |description: &str| json!({"description": description, "type": "string", "format": "date-time"});
     let mut schema = json!({
@@ -314,6 +318,16 @@ mod tests {
             let (parent, name) = at.rsplit_once('/').unwrap();
             body.pointer_mut(parent).unwrap()[name] = value;
             assert!(!validator.is_valid(&body), "{}: {at} is allowed to be {body:#}", kind.as_str());
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_an_erased_contact_is_valid() {
+        for kind in EventType::ALL {
+            let mut body = sample(kind);
+            erasure::redact(kind, &mut body["data"]);
+            assert!(validator(kind).is_valid(&body), "{}: {body:#}", kind.as_str());
+            assert_eq!(body["data"]["erased"] == true, erasure::is_about_contact(kind));
         }
     }
 

@@ -5,6 +5,7 @@
 mod campaigns;
 mod contacts;
 mod discovery;
+mod erasure;
 mod fixture;
 mod inbound;
 mod mailbox;
@@ -14,3 +15,4 @@ mod partitions;
 mod races;
 mod sending;
 mod sequence;
+mod undelivered;

@@ -105,6 +105,12 @@ async fn every_queue_is_measured() {
     ] {
         until_metric(&stack, "dispatcher", metric, |value| value > 0.0).await;
     }
+    for state in ["ready", "retrying", "throttled", "circuit", "paused"] {
+        for metric in ["webhook_oldest_undelivered_seconds", "webhook_endpoints_waiting"] {
+            let metric = format!(r#"{metric}{{state="{state}"}}"#);
+            until_metric(&stack, "dispatcher", &metric, |value| value >= 0.0).await;
+        }
+    }
     let (worker, dispatcher) = (stack.metrics("worker").await, stack.metrics("dispatcher").await);
     for state in ["ready", "throttled", "closed", "paused", "running", "timer", "held", "dead"] {
         let metric = format!(r#"queue_jobs{{queue="send",state="{state}"}}"#);

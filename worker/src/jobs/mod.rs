@@ -12,6 +12,7 @@ use crate::context::Context;
 pub mod complete_campaigns;
 pub mod discover;
 pub mod draft;
+pub mod erase_history;
 pub mod maintain_partitions;
 pub mod send;
 pub mod settle_stranded;

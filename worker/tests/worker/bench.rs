@@ -43,6 +43,9 @@ pub async fn migrated() -> TestDatabase {
 /// The length of a day in these tests.
 pub const DAY: Duration = Duration::from_secs(3600);
 
+/// How long the history is kept in these tests.
+pub const HISTORY_KEEP: Duration = Duration::from_secs(30 * 86_400);
+
 /// An active campaign that needs no approval, with a contact per address.
 pub async fn activate(database: &Database, account_id: Uuid, addresses: &[&str]) -> Campaign {
     let mut new = NewCampaign::new("April outreach", "venue_dj");
@@ -113,6 +116,7 @@ pub struct Bench {
     pub sends: Source<jobs::Send>,
     pub searches: Source<jobs::Discover>,
     pub settles: Source<jobs::SettleStranded>,
+    pub maintains: Source<jobs::MaintainPartitions>,
     _runtime: Runtime,
     _database: TestDatabase,
 }
@@ -139,6 +143,7 @@ impl Bench {
         let ctx = Arc::new(Context {
             database: database.clone(),
             clock: Clock::system(DAY),
+            history_keep: HISTORY_KEEP,
             secret_key,
             channels: Channels { email: Email::new(Duration::from_secs(10)) },
             provider,
@@ -152,6 +157,7 @@ impl Bench {
             sends: runtime.source(4),
             searches: runtime.source(1),
             settles: runtime.source(1),
+            maintains: runtime.source(1),
             _runtime: runtime,
             _database: test,
         }

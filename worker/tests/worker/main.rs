@@ -4,6 +4,7 @@
 
 mod bench;
 mod drafts;
+mod history;
 mod people;
 mod providers;
 mod roles;
