@@ -108,3 +108,64 @@ pub async fn discard_dead(conn: &mut PgConnection, dead: Dead<'_>) -> Result<u64
     };
     Ok(query.execute(conn).await?.rows_affected())
 }
+
+/// Where a job waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its queue.
+    pub queue: &'a str,
+    /// Whose it is.
+    pub tenant: &'a str,
+    /// Its lane.
+    pub lane: &'a str,
+}
+
+/// Makes a job that waits for its time due now, in the caller's transaction. The first of an ordered lane waits in its place
+/// there while the lane is closed for its sake: the lane is opened. False, and nothing done, if it does not wait for a time:
+/// it is ready, runs or is finished, its group is held or cancelled, or somebody is just moving it.
+pub async fn bring_forward(
+    conn: &mut PgConnection,
+    place: Place<'_>,
+    id: Uuid,
+) -> Result<(bool, Wake), sqlx::Error> {
+    let moved = sqlx::query(
+        "with waiting as (
+            select ctid, grp, epoch from queue.deferred where id = $1 and run_at < 'infinity' for update skip locked
+        ), judged as (
+            select w.ctid from waiting w cross join lateral queue.group_of(w.grp) g where g.epoch <= w.epoch and not g.held
+        ), taken as (
+            delete from queue.deferred where ctid = any (array(select ctid from judged)) returning *
+        )
+        insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, rank, last_error)
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
+            max_attempts, payload, trace, created_at, queue.rank_of(clock_timestamp(), priority), last_error
+        from taken",
+    )
+    .bind(id)
+    .execute(&mut *conn)
+    .await?;
+    let brought = moved.rows_affected() > 0 || open_for(conn, place, id).await?;
+    let mut wake = Wake::none();
+    if brought {
+        wake.add_job(place.queue, place.tenant, place.lane);
+    }
+    Ok((brought, wake))
+}
+
+/// Opens an ordered lane that is closed until its first job, which this must be, may be tried again.
+async fn open_for(conn: &mut PgConnection, place: Place<'_>, id: Uuid) -> Result<bool, sqlx::Error> {
+    let opened = sqlx::query(
+        "update queue.lanes l set closed_until = null, reason = null, updated_at = now()
+         where l.queue = $1 and l.lane = $3 and l.ordered and l.reason = 'retry' and l.closed_until > now() and $4 = (
+            select r.id from queue.ready r
+            where r.queue = $1 and r.tenant = $2 and r.lane = $3 order by r.rank, r.id limit 1)",
+    )
+    .bind(place.queue)
+    .bind(place.tenant)
+    .bind(place.lane)
+    .bind(id)
+    .execute(conn)
+    .await?;
+    Ok(opened.rows_affected() > 0)
+}

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cancels;
 mod contention;
+mod forward;
 mod freeze;
 mod kills;
 mod metrics;
