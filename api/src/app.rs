@@ -1,6 +1,6 @@
 //! What every handler can reach.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use shared::{Clock, Database, domain::endpoint_url::AllowList, secrets::SecretKey};
 use sqlx::{Postgres, pool::PoolConnection};
@@ -18,6 +18,8 @@ pub struct App {
     pub clock: Clock,
     /// What seals and opens stored secrets.
     pub secret_key: SecretKey,
+    /// How long the history of webhooks is kept.
+    pub history_keep: Duration,
     /// Which private addresses webhooks may go to.
     pub webhook_allow: Arc<AllowList>,
     /// A place for each request with a key that may run at once.

@@ -44,6 +44,11 @@ impl<T> Data<T> {
     pub fn created(data: T) -> Self {
         Self { status: StatusCode::CREATED, ..Self::ok(data) }
     }
+
+    /// 202: it has begun.
+    pub fn accepted(data: T) -> Self {
+        Self { status: StatusCode::ACCEPTED, ..Self::ok(data) }
+    }
 }
 
 impl<T: Serialize> IntoResponse for Data<T> {

@@ -105,6 +105,10 @@ codes! {
     PayloadInvalid = "HOOK_003" 400 "invalid webhook payload",
     /// The account has no such webhook endpoint.
     WebhookNotFound = "WEBHOOK_001" 404 "webhook not found",
+    /// The webhook endpoint has no such delivery, or it is older than what is kept.
+    DeliveryNotFound = "WEBHOOK_002" 404 "webhook delivery not found",
+    /// The webhook endpoint has no such replay.
+    ReplayNotFound = "WEBHOOK_003" 404 "webhook replay not found",
 
     /// A bug in iris; the log has the rest, under the request's id.
     Internal = "SERVER_001" 500 "internal server error",

@@ -66,6 +66,7 @@ pub async fn serve(
         database: database.clone(),
         clock: base.clock(),
         secret_key: base.secret_key.clone(),
+        history_keep: base.history_keep,
         webhook_allow: Arc::new(base.webhook_allow.clone()),
         requests: Arc::new(Semaphore::new(config.api_requests_max.get() as usize)),
         public_requests: Arc::new(Semaphore::new(PUBLIC_REQUESTS_MAX)),

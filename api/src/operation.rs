@@ -198,7 +198,11 @@ fn document(
         if let RefOr::T(response) = response
             && response.description.is_empty()
         {
-            response.description.push_str(if status == "201" { "Created" } else { "OK" });
+            response.description.push_str(match status.as_str() {
+                "201" => "Created",
+                "202" => "Accepted",
+                _ => "OK",
+            });
         }
     }
     let mut codes: Vec<Code> =

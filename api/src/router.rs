@@ -21,7 +21,7 @@ use crate::{
     request,
     routes::{
         campaigns, channels, contacts, conversations, discovery, health, inbound, keys, messages,
-        webhook_events, webhooks,
+        webhook_deliveries, webhook_events, webhook_secrets, webhooks,
     },
 };
 
@@ -85,7 +85,16 @@ pub fn operations() -> Vec<Operation> {
             .audit(&["test_webhook"])
             .long(),
         operation!(webhooks::deliveries, Scope(Admin)).errors(&[Code::WebhookNotFound]),
+        Operation::new("webhooks.redeliver", routes!(webhook_deliveries::redeliver), Scope(Admin))
+            .errors(&[Code::WebhookNotFound, Code::DeliveryNotFound, Code::Conflict]),
+        Operation::new("webhooks.rotate_secret", routes!(webhook_secrets::rotate), Scope(Admin))
+            .errors(&[Code::WebhookNotFound])
+            .audit(&["update_webhook"]),
         Operation::new("webhooks.events", routes!(webhook_events::list), Scope(Admin)),
+        Operation::new("webhooks.replay", routes!(webhook_deliveries::replay), Scope(Admin))
+            .errors(&[Code::WebhookNotFound, Code::Conflict]),
+        Operation::new("webhooks.get_replay", routes!(webhook_deliveries::get_replay), Scope(Admin))
+            .errors(&[Code::ReplayNotFound]),
         operation!(inbound::email, Public).errors(INBOUND_ERRORS).body_limit(MAIL_MIB),
         operation!(health::live, Public).probe(),
         operation!(health::ready, Public).probe(),

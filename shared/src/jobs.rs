@@ -64,6 +64,21 @@ impl JobKind for Deliver {
     const MAX_ATTEMPTS: u16 = 100;
 }
 
+/// Goes through a batch of the events of a replay, and makes their deliveries. Lane: the endpoint. The next batch is a job of
+/// its own, so that these attempts are those of one batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Replay {
+    /// The account.
+    pub account_id: Uuid,
+    /// The row in `replays`.
+    pub replay_id: Uuid,
+}
+
+impl JobKind for Replay {
+    const QUEUE: &'static str = "replay";
+    const MAX_ATTEMPTS: u16 = 30;
+}
+
 /// Takes contacts that were erased out of the history of webhooks: one page of their account's events, then the next by
 /// another job of this kind, and all of it once more a while later. Lane: the account.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -44,6 +44,8 @@ use jobs::JOB_DEADLINE;
 
 /// How workers are named in the list of leases and among the database's connections.
 const NAME: &str = "iris-worker";
+/// How many replays make deliveries at once; they share them by batches.
+const REPLAY_SLOTS: usize = 2;
 /// A periodic job runs alone.
 const PERIODIC_SLOTS: usize = 1;
 /// An erasure reads much of its account's history: there is time for one after the other.
@@ -142,6 +144,7 @@ fn start_workers(
     spawn!(kinds::Discover, usize::from(config.discover_slots.get()), jobs::discover::run, JOB_DEADLINE);
     spawn!(kinds::Draft, usize::from(config.draft_slots.get()), jobs::draft::run, JOB_DEADLINE);
     spawn!(kinds::Send, usize::from(config.send_slots.get()), jobs::send::run);
+    spawn!(kinds::Replay, REPLAY_SLOTS, jobs::replay::run, JOB_DEADLINE);
     spawn!(kinds::CompleteCampaigns, PERIODIC_SLOTS, jobs::complete_campaigns::run, JOB_DEADLINE);
     spawn!(
         kinds::MaintainPartitions,

@@ -8,7 +8,9 @@ mod query;
 
 pub use body::{Body, RowsBody};
 pub use bytes::read_charged;
-pub use path::{CampaignId, ContactId, ConversationId, DiscoveryJobId, KeyId, MessageId, WebhookId};
+pub use path::{
+    CampaignId, ContactId, ConversationId, DeliveryId, DiscoveryJobId, KeyId, MessageId, ReplayId, WebhookId,
+};
 pub use query::{NoFilter, PagingParams, Query};
 
 /// How many wrong fields one answer names; a caller who made more has enough to start with.

@@ -34,12 +34,16 @@ path_id! {
     ContactId = "id" ContactNotFound,
     /// The conversation that the path names.
     ConversationId = "id" ConversationNotFound,
+    /// The delivery that the path names, of an endpoint.
+    DeliveryId = "delivery_id" DeliveryNotFound,
     /// The discovery job that the path names.
     DiscoveryJobId = "id" DiscoveryJobNotFound,
     /// The key that the path names.
     KeyId = "id" KeyNotFound,
     /// The message that the path names.
     MessageId = "id" MessageNotFound,
+    /// The replay that the path names, of an endpoint.
+    ReplayId = "replay_id" ReplayNotFound,
     /// The webhook endpoint that the path names.
     WebhookId = "id" WebhookNotFound,
 }

@@ -10,5 +10,7 @@ pub mod health;
 pub mod inbound;
 pub mod keys;
 pub mod messages;
+pub mod webhook_deliveries;
 pub mod webhook_events;
+pub mod webhook_secrets;
 pub mod webhooks;

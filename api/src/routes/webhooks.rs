@@ -92,15 +92,15 @@ pub struct UpdateWebhook {
     headers: Option<BTreeMap<String, String>>,
 }
 
-/// A new endpoint: the only answer with its secret.
+/// An endpoint with a new secret: the only answer that shows it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CreatedWebhook {
     /// The endpoint.
     #[serde(flatten)]
-    endpoint: Endpoint,
+    pub(super) endpoint: Endpoint,
     /// What signs its deliveries. It is not shown again.
     #[schema(example = "whsec_...")]
-    secret: String,
+    pub(super) secret: String,
 }
 
 /// Which event to test with.
@@ -368,7 +368,8 @@ impl Given<'_> {
     }
 }
 
-fn parse_events(names: &[String], wrong: &mut Vec<FieldError>) -> Vec<EventType> {
+/// The types of those names, and what is wrong with them.
+pub(super) fn parse_events(names: &[String], wrong: &mut Vec<FieldError>) -> Vec<EventType> {
     if !(1..=EventType::ALL.len()).contains(&names.len()) {
         wrong.push(FieldError::new("events", "must name 1 to 16 event types"));
         return Vec::new();

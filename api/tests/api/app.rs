@@ -36,6 +36,8 @@ pub struct TestApp {
     pub database: Database,
     /// Its clock.
     pub clock: Clock,
+    /// What it seals secrets with.
+    pub secret_key: SecretKey,
     client: Client,
     shutdown: CancellationToken,
     server: Option<JoinHandle<anyhow::Result<()>>>,
@@ -58,7 +60,7 @@ impl TestApp {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let base = base_config(test_database.url());
-        let clock = base.clock();
+        let (clock, secret_key) = (base.clock(), base.secret_key.clone());
         let server = tokio::spawn(api::serve(listener, api_config(), base, shutdown.clone()));
         // The client insists on a provider, though it speaks plain HTTP here; the first test to come sets it.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -69,6 +71,7 @@ impl TestApp {
             account_id,
             database,
             clock,
+            secret_key,
             client,
             shutdown,
             server: Some(server),

@@ -9,5 +9,6 @@ mod inbound;
 mod keys;
 mod messages;
 mod protocol;
+mod webhook_deliveries;
 mod webhook_events;
 mod webhooks;

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it by panicking")]
 
+mod again;
 mod circuit;
 mod deliver;
 mod endpoints;

@@ -107,6 +107,18 @@ impl Stage {
         self.endpoint_of(self.account_id, url, events).await
     }
 
+    /// Gives an endpoint another secret and returns that.
+    pub async fn rotate(&self, endpoint_id: Uuid, overlap: Duration) -> String {
+        let secret = new_secret();
+        let key: SecretKey = self.secret_key.parse().unwrap();
+        let sealed = key.seal(&secret_place(endpoint_id), &secret).unwrap();
+        let mut tx = self.database.begin().await.unwrap();
+        let rotated = endpoints::rotate_secret(&mut tx, self.account_id, endpoint_id, &sealed, overlap).await;
+        assert_eq!(rotated.unwrap().unwrap().id, endpoint_id);
+        tx.commit().await.unwrap();
+        secret
+    }
+
     /// Appends `count` events of one resource, with the numbers from 0 on ([`Received::number`]), and returns their ids.
     pub async fn append(&self, kind: EventType, resource_id: Uuid, count: usize) -> Vec<Uuid> {
         let events: Vec<NewEvent> =
@@ -247,18 +259,27 @@ impl Received {
 
     /// Verifies both signatures as a receiver would that knows only the documentation.
     pub fn verify(&self, secret: &str) {
+        self.verify_overlap(&[secret]);
+    }
+
+    /// The same while it is signed by several secrets, the present one first.
+    pub fn verify_overlap(&self, secrets: &[&str]) {
         let hmac = |key: &[u8], text: String| {
             let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
             mac.update(text.as_bytes());
             mac.finalize().into_bytes().to_vec()
         };
         let timestamp = self.header("x-iris-timestamp");
-        let expected = hmac(secret.as_bytes(), format!("{timestamp}.{}", self.body));
+        let expected = hmac(secrets[0].as_bytes(), format!("{timestamp}.{}", self.body));
         assert_eq!(self.header("x-iris-signature"), hex::encode(expected));
-        let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
         let id = self.header("webhook-id");
-        let signed = format!("{id}.{}.{}", self.header("webhook-timestamp"), self.body);
-        assert_eq!(self.header("webhook-signature"), format!("v1,{}", STANDARD.encode(hmac(&key, signed))));
+        let signature = |secret: &&str| {
+            let key = STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap();
+            let signed = format!("{id}.{}.{}", self.header("webhook-timestamp"), self.body);
+            format!("v1,{}", STANDARD.encode(hmac(&key, signed)))
+        };
+        let expected: Vec<String> = secrets.iter().map(signature).collect();
+        assert_eq!(self.header("webhook-signature"), expected.join(" "));
         assert_eq!(id, self.header("x-iris-delivery"));
     }
 }

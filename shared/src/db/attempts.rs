@@ -30,8 +30,9 @@ pub struct NewAttempt {
     pub response_excerpt: Option<String>,
 }
 
-/// No delivery has more attempts than this (its schedule's limit), so that a list of them has a limit too.
-const ATTEMPTS_PER_DELIVERY_MAX: usize = 25;
+/// A delivery that is made again and again may have any number of attempts; a list shows the last ones, more than a
+/// schedule of retries has.
+const ATTEMPTS_PER_DELIVERY_MAX: i64 = 50;
 
 /// Stores attempts.
 pub async fn insert_many(conn: &mut PgConnection, attempts: &[NewAttempt]) -> Result<(), sqlx::Error> {
@@ -65,21 +66,22 @@ struct Row {
     attempt: Attempt,
 }
 
-/// The attempts of some deliveries of an account, each with its delivery's id; a delivery's are oldest first.
+/// The last attempts of some deliveries of an account, each with its delivery's id; a delivery's are oldest first.
 pub async fn list_of(
     conn: &mut PgConnection,
     account_id: Uuid,
     delivery_ids: &[Uuid],
 ) -> Result<Vec<(Uuid, Attempt)>, sqlx::Error> {
-    let limit = delivery_ids.len().saturating_mul(ATTEMPTS_PER_DELIVERY_MAX);
     let rows: Vec<Row> = sqlx::query_as(
-        "select delivery_id, number, started_at, duration_ms, status_code, error_class, response_excerpt
-         from attempts where account_id = $1 and delivery_id = any($2)
-         order by delivery_id, number limit $3",
+        "select a.* from unnest($2::uuid[]) as t(delivery_id)
+         cross join lateral (
+            select delivery_id, number, started_at, duration_ms, status_code, error_class, response_excerpt
+            from attempts where account_id = $1 and delivery_id = t.delivery_id order by number desc limit $3) a
+         order by a.delivery_id, a.number",
     )
     .bind(account_id)
     .bind(delivery_ids)
-    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(ATTEMPTS_PER_DELIVERY_MAX)
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().map(|row| (row.delivery_id, row.attempt)).collect())

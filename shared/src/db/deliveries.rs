@@ -216,6 +216,16 @@ struct Row {
     finished_at: Option<DateTime<Utc>>,
 }
 
+/// The public form, without its attempts.
+macro_rules! select_deliveries {
+    ($rest:literal) => {
+        concat!(
+            "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at from deliveries ",
+            $rest
+        )
+    };
+}
+
 /// The deliveries to an endpoint, newest first, each with its attempts.
 pub async fn list(
     conn: &mut PgConnection,
@@ -223,12 +233,10 @@ pub async fn list(
     endpoint_id: Uuid,
     page: Page,
 ) -> Result<Rows<Delivery>, sqlx::Error> {
-    let rows = sqlx::query_as(
-        "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at
-         from deliveries
-         where account_id = $1 and endpoint_id = $2 and ($3::uuid is null or id < $3)
-         order by id desc offset $4 limit $5",
-    )
+    let rows = sqlx::query_as(select_deliveries!(
+        "where account_id = $1 and endpoint_id = $2 and ($3::uuid is null or id < $3)
+         order by id desc offset $4 limit $5"
+    ))
     .bind(account_id)
     .bind(endpoint_id)
     .bind(page.after)
@@ -256,16 +264,28 @@ pub async fn find_of_event(
     endpoint_id: Uuid,
     event_id: Uuid,
 ) -> Result<Option<Delivery>, sqlx::Error> {
-    let rows = sqlx::query_as(
-        "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at
-         from deliveries where account_id = $1 and event_id = $2 and endpoint_id = $3
-         order by id desc limit 1",
-    )
+    let rows = sqlx::query_as(select_deliveries!(
+        "where account_id = $1 and event_id = $2 and endpoint_id = $3 order by id desc limit 1"
+    ))
     .bind(account_id)
     .bind(event_id)
     .bind(endpoint_id)
     .fetch_all(&mut *conn)
     .await?;
+    Ok(with_attempts(conn, account_id, rows).await?.pop())
+}
+
+/// A delivery, if the account has it.
+pub async fn find(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Delivery>, sqlx::Error> {
+    let rows = sqlx::query_as(select_deliveries!("where account_id = $1 and id = $2"))
+        .bind(account_id)
+        .bind(id)
+        .fetch_all(&mut *conn)
+        .await?;
     Ok(with_attempts(conn, account_id, rows).await?.pop())
 }
 

@@ -1,6 +1,6 @@
 //! Endpoints, and what their deliveries taught about them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use queue::Wake;
 use sqlx::{PgConnection, types::Json};
@@ -188,6 +188,30 @@ pub async fn update(
         tx.wake(wake);
     }
     Ok(endpoint)
+}
+
+/// Gives an endpoint another secret, sealed. The one before it is signed with too for `overlap`, and not at all without
+/// one; what was before that is gone. `None`: the account has no such endpoint.
+pub async fn rotate_secret(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+    sealed_secret: &[u8],
+    overlap: Duration,
+) -> Result<Option<Endpoint>, sqlx::Error> {
+    sqlx::query(
+        "update endpoints set secret = $3, old_secret = case when $4 then secret end,
+            old_secret_until = case when $4 then now() + make_interval(secs => $5) end, updated_at = now()
+         where account_id = $1 and id = $2 and deleted_at is null",
+    )
+    .bind(account_id)
+    .bind(id)
+    .bind(sealed_secret)
+    .bind(!overlap.is_zero())
+    .bind(overlap.as_secs_f64())
+    .execute(&mut *conn)
+    .await?;
+    find(conn, account_id, id).await
 }
 
 /// Deletes an endpoint softly: what waits for it is cancelled when its turn comes. `None`: the account has no such

@@ -34,6 +34,8 @@ pub mod outbox;
 pub mod page;
 pub mod partitions;
 pub mod places;
+pub mod redeliveries;
+pub mod replays;
 pub mod stranded;
 pub mod suppressions;
 pub mod undelivered;

@@ -125,3 +125,25 @@ pub async fn searches(
     .fetch_all(conn)
     .await
 }
+
+/// The replays that were asked for longer than `age_ms` ago, have not ended and have no job, oldest first.
+pub async fn replays(conn: &mut PgConnection, age_ms: i64, limit: i64) -> Result<Vec<Stranded>, sqlx::Error> {
+    sqlx::query_as(
+        "with old as materialized (
+            select account_id, id, created_at from replays
+            where status in ('queued', 'running') and created_at < now() - $1 * interval '1 millisecond'
+         )
+         select account_id, id from old
+         where not exists (
+            select 1 from (
+                select payload from queue.running where queue = 'replay'
+                union all select payload from queue.ready where queue = 'replay'
+                union all select payload from queue.deferred where queue = 'replay') job
+            where job.payload::jsonb ->> 'replay_id' = old.id::text)
+         order by created_at, id limit $2",
+    )
+    .bind(age_ms)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}

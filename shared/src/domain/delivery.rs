@@ -20,6 +20,9 @@ text_enum! {
     ///    +------> exhausted   the last attempt failed
     ///    +------> cancelled   its endpoint was disabled or deleted, or it waited for too long
     /// ```
+    ///
+    /// Somebody may ask for one that is exhausted or cancelled again: it is pending once more. What succeeded stays so;
+    /// its event becomes a new delivery then.
     DeliveryStatus {
         /// It waits for its first or next attempt, or one is being made.
         Pending = "pending",
@@ -81,7 +84,7 @@ pub struct Delivery {
     pub event: String,
     /// Where it stands.
     pub status: DeliveryStatus,
-    /// The attempts so far, oldest first.
+    /// The attempts so far, oldest first; the last 50 if there are more.
     pub attempts: Vec<Attempt>,
     /// When it was made.
     #[serde(serialize_with = "clock::iso_ms::serialize")]

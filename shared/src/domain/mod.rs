@@ -16,6 +16,7 @@ pub mod enrolment;
 pub mod erasure;
 pub mod field;
 pub mod message;
+pub mod replay;
 pub mod reply;
 pub mod schedule;
 pub mod send_window;

@@ -13,4 +13,5 @@ mod race;
 mod readme;
 mod receivers;
 mod refusals;
+mod replay;
 mod webhook;

@@ -8,7 +8,7 @@ mod server;
 
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::PathBuf};
 
-use capture::{Captured, captured};
+use capture::{Captured, captured, captured_in_overlap};
 use judges::Judge;
 
 /// The Rust example, taken out of the document by build.rs.
@@ -112,6 +112,10 @@ async fn the_standard_webhooks_library_of_npm_accepts_iris_alone() {
         symlink(&modules, directory.join("node_modules")).expect("a link");
     };
     judge.check(&cases::standard(captured().await), arrange).await;
+    let overlap = captured_in_overlap().await;
+    for secret in [&overlap.secret, &captured().await.secret] {
+        judge.check(&cases::overlap(overlap, secret), arrange).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +133,22 @@ async fn the_standard_webhooks_library_of_pypi_accepts_iris_alone() {
         command.env("PYTHONPATH", &packages);
     };
     judge.check(&cases::standard(captured().await), arrange).await;
+    let overlap = captured_in_overlap().await;
+    for secret in [&overlap.secret, &captured().await.secret] {
+        judge.check(&cases::overlap(overlap, secret), arrange).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn during_an_overlap_there_is_a_signature_by_either_secret() {
+    let (request, old) = (captured_in_overlap().await, &captured().await.secret);
+    assert_ne!(&request.secret, old);
+    let expected = [&request.secret, old].map(|secret| cases::standard_signature(secret, request));
+    assert_eq!(request.headers["webhook-signature"], expected.join(" "));
+    let (timestamp, signature) = (&request.headers["x-iris-timestamp"], &request.headers["x-iris-signature"]);
+    for (secret, accepted) in [(&request.secret, true), (old, false)] {
+        assert_eq!(documented::is_from_iris(secret, timestamp, signature, &request.body), accepted);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ pub mod discover;
 pub mod draft;
 pub mod erase_history;
 pub mod maintain_partitions;
+pub mod replay;
 pub mod send;
 pub mod settle_stranded;
 

@@ -1,10 +1,14 @@
 //! Ends what jobs that died for good left behind: a message whose send job crashed, after its mark or before, an enrolment
-//! whose draft job did, a search whose job did. Nobody else would ever say what became of them.
+//! whose draft job did, a search or a replay whose job did. Nobody else would ever say what became of them.
 
 use std::time::Duration;
 
 use queue::{Job, Outcome};
-use shared::{db::stranded, engine, jobs};
+use shared::{
+    db::{replays, stranded},
+    domain::replay::ReplayStatus,
+    engine, jobs,
+};
 
 use super::{Handled, Shared, finish};
 
@@ -23,6 +27,7 @@ pub async fn run(_payload: jobs::SettleStranded, job: Job, ctx: Shared) -> Handl
     let unsent = stranded::unsent(&mut conn, age_ms, ROWS_MAX).await?;
     let undrafted = stranded::undrafted(&mut conn, age_ms, ROWS_MAX).await?;
     let searches = stranded::searches(&mut conn, age_ms, ROWS_MAX).await?;
+    let replaying = stranded::replays(&mut conn, age_ms, ROWS_MAX).await?;
     drop(conn);
     // A transaction each: every one locks an enrolment, and many would have to be locked in order.
     for message in &messages {
@@ -46,12 +51,18 @@ pub async fn run(_payload: jobs::SettleStranded, job: Job, ctx: Shared) -> Handl
         engine::discovery::fail_job(&mut tx, search.account_id, search.id, DIED).await?;
         tx.commit().await?;
     }
-    if [&messages, &unsent, &undrafted, &searches].iter().any(|kind| !kind.is_empty()) {
+    for replay in &replaying {
+        let mut tx = ctx.database.begin().await?;
+        replays::record_end(&mut tx, replay.account_id, replay.id, ReplayStatus::Failed).await?;
+        tx.commit().await?;
+    }
+    if [&messages, &unsent, &undrafted, &searches, &replaying].iter().any(|kind| !kind.is_empty()) {
         tracing::warn!(
             messages = messages.len(),
             unsent = unsent.len(),
             undrafted = undrafted.len(),
             searches = searches.len(),
+            replays = replaying.len(),
             "settled what dead jobs left behind"
         );
     }

@@ -7,6 +7,7 @@ mod drafts;
 mod history;
 mod people;
 mod providers;
+mod replays;
 mod roles;
 mod sends;
 mod smtp;

@@ -26,22 +26,37 @@ pub struct Captured {
 /// A request that tells of a campaign whose name is not in ASCII. All tests look at the same one; it is new enough for
 /// them, since they allow for five minutes.
 pub async fn captured() -> &'static Captured {
-    static CAPTURED: OnceCell<Captured> = OnceCell::const_new();
+    &both().await.0
+}
+
+/// Another one to the same endpoint, whose secret was replaced since; the old one is signed with as well.
+pub async fn captured_in_overlap() -> &'static Captured {
+    &both().await.1
+}
+
+async fn both() -> &'static (Captured, Captured) {
+    static CAPTURED: OnceCell<(Captured, Captured)> = OnceCell::const_new();
     CAPTURED.get_or_init(capture).await
 }
 
-async fn capture() -> Captured {
+async fn capture() -> (Captured, Captured) {
     let stack = Stack::start().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let url = format!("http://{}/webhooks/iris", listener.local_addr().expect("an address"));
     let created = stack.api.post("/webhooks", &json!({"url": url, "events": ["campaign.created"]})).await;
-    stack.campaign(&json!({"name": "Größe – 東京 💌 \"a\\b\""}), &[]).await;
-    let taken = tokio::time::timeout(PATIENCE, take(listener, created.text("secret"))).await;
-    taken.expect("a request of the dispatcher")
+    let request = async |secret| {
+        stack.campaign(&json!({"name": "Größe – 東京 💌 \"a\\b\""}), &[]).await;
+        let taken = tokio::time::timeout(PATIENCE, take(&listener, secret)).await;
+        taken.expect("a request of the dispatcher")
+    };
+    let first = request(created.text("secret")).await;
+    let path = format!("/webhooks/{}/rotate-secret", created.text("id"));
+    let rotated = stack.api.post(&path, &json!({"overlap_seconds": 3600})).await;
+    (first, request(rotated.text("secret")).await)
 }
 
 /// Takes one request and acknowledges it.
-async fn take(listener: TcpListener, secret: String) -> Captured {
+async fn take(listener: &TcpListener, secret: String) -> Captured {
     let (mut stream, _) = listener.accept().await.expect("a connection");
     let mut bytes = Vec::new();
     let head = loop {

@@ -65,6 +65,24 @@ pub fn standard(request: &Captured) -> Vec<Case> {
     cases
 }
 
+/// Cases of a request that is signed by two secrets, for a receiver that knows this one of them.
+pub fn overlap(request: &Captured, secret: &str) -> Vec<Case> {
+    let request = Captured { secret: secret.to_owned(), ..request.clone() };
+    let own = standard_signature(secret, &request);
+    let both = &request.headers["webhook-signature"];
+    let other = both.split(' ').find(|signature| **signature != own).expect("another signature");
+    let only = |signature: &str| request.with("webhook-signature", signature);
+    vec![
+        Case::accepted("signed by both secrets", request.clone()),
+        Case::accepted("signed by the one that is known", only(&own)),
+        Case::refused("signed by the other", only(other)),
+        Case::refused(
+            "signed by both, with another body",
+            Captured { body: b"{}".to_vec(), ..request.clone() },
+        ),
+    ]
+}
+
 impl Scheme {
     fn cases(&self, request: &Captured) -> Vec<Case> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
@@ -143,7 +161,8 @@ pub fn iris_signature(secret: &str, request: &Captured) -> String {
     hex::encode(digest(secret.as_bytes(), &[timestamp, b".", &request.body]))
 }
 
-fn standard_signature(secret: &str, request: &Captured) -> String {
+/// What Webhook-Signature is of a request that is signed by one secret.
+pub fn standard_signature(secret: &str, request: &Captured) -> String {
     let key = STANDARD.decode(secret.strip_prefix("whsec_").expect("a secret")).expect("base64");
     let id = request.headers["webhook-id"].as_bytes();
     let timestamp = request.headers["webhook-timestamp"].as_bytes();
