@@ -23,7 +23,9 @@ begin
         low := uuid_v7_floor(day::timestamp at time zone 'utc');
         high := uuid_v7_floor((day + 1)::timestamp at time zone 'utc');
         begin
-            execute format('create table %I (like %I including all)', child, parent);
+            -- A delivery is written again when it ends: with room in its page it stays there, and no index is written.
+            execute format('create table %I (like %I including all) with (fillfactor = %s)', child, parent,
+                case parent when 'deliveries' then 60 else 100 end);
             execute format('with strays as (delete from %I where id >= %L and id < %L returning *)
                 insert into %I select * from strays', parent || '_default', low, high, child);
             execute format('alter table %I attach partition %I for values from (%L) to (%L)', parent, child, low, high);
@@ -94,7 +96,8 @@ create table events (
 ) partition by range (id);
 create table events_default partition of events default;
 
--- One event for one endpoint. `number` rises by one per endpoint.
+-- One event for one endpoint. `number` rises by one per endpoint. The attempt that was acknowledged, if there was one, is a
+-- part of it, for most deliveries have no other.
 create table deliveries (
     account_id uuid not null,
     id uuid not null,
@@ -109,6 +112,9 @@ create table deliveries (
     finished_at timestamptz,
     last_status_code integer,
     last_error_class text,
+    acknowledged_at timestamptz,
+    acknowledged_ms integer,
+    response_excerpt text,
     primary key (account_id, id),
     constraint deliveries_status check (status in ('pending', 'succeeded', 'exhausted', 'cancelled'))
 ) partition by range (id);
@@ -116,7 +122,7 @@ create table deliveries_default partition of deliveries default;
 create index deliveries_by_endpoint on deliveries (account_id, endpoint_id, id);
 create index deliveries_by_event on deliveries (account_id, event_id);
 
--- One HTTP request for a delivery; never changed.
+-- One HTTP request for a delivery that failed; never changed.
 create table attempts (
     account_id uuid not null,
     id uuid not null,

@@ -8,6 +8,9 @@
 //! recorder (`record.rs`) writes what became of it and ends the job in one transaction. No transaction is open while a
 //! request is. Jobs are claimed, prepared and recorded in batches, and sent one by one, as many at once as there are
 //! slots; a slot is free again once the outcome is recorded.
+//!
+//! What is for an ordered endpoint comes in units: its deliveries are made one after the other, and after one that fails the
+//! others go back to their places in the lane, which is closed until the first may be tried again.
 
 use std::{
     collections::HashMap,
@@ -38,6 +41,10 @@ use crate::{
 
 /// How many deliveries are prepared by one query at most.
 const PREPARE_MAX: usize = 100;
+/// How old what was prepared may be when an attempt begins that is not the first of its unit: the endpoint may have changed.
+const FRESH: Duration = Duration::from_secs(2);
+/// After how long without an answer the endpoint is slow.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 /// How long preparing a batch may take.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
 /// How many endpoints' keys are kept ready.
@@ -112,17 +119,19 @@ pub struct Deliverer<R> {
     requester: R,
     keys: Keys,
     outcomes: mpsc::Sender<Sent>,
+    slow: mpsc::Sender<(Uuid, Uuid)>,
 }
 
 impl<R: Requester> Deliverer<R> {
-    /// What is sent goes to `outcomes`.
+    /// What is sent goes to `outcomes`, and which endpoints, as (account, endpoint), take long to answer to `slow`.
     pub fn new(
         database: Database,
         requester: R,
         secret_key: SecretKey,
         outcomes: mpsc::Sender<Sent>,
+        slow: mpsc::Sender<(Uuid, Uuid)>,
     ) -> Self {
-        Self { database, requester, keys: Keys::new(secret_key), outcomes }
+        Self { database, requester, keys: Keys::new(secret_key), outcomes, slow }
     }
 
     /// Delivers what the source claims until it ends, and then until every request has.
@@ -130,16 +139,20 @@ impl<R: Requester> Deliverer<R> {
         let this = Arc::new(self);
         let requests = TaskTracker::new();
         while let Some(first) = source.next().await {
-            let mut batch = vec![first];
+            let mut batch = unit(first);
             while batch.len() < PREPARE_MAX
                 && let Some(more) = source.try_next()
             {
-                batch.push(more);
+                batch.extend(unit(more));
             }
-            for prepared in this.prepare(batch).await {
+            let mut prepared = this.prepare(batch).await.into_iter().peekable();
+            while let Some(first) = prepared.next() {
+                let mut unit = vec![first];
+                while let Some(next) = prepared.next_if(|next| follows(&unit[0].claimed, &next.claimed)) {
+                    unit.push(next);
+                }
                 let this = this.clone();
-                let span = prepared.claimed.job.span();
-                requests.spawn(async move { this.attempt(prepared).await }.instrument(span));
+                requests.spawn(async move { this.attempt_all(unit).await });
             }
         }
         requests.close();
@@ -204,25 +217,57 @@ impl<R: Requester> Deliverer<R> {
         }
     }
 
-    /// Makes one request and hands on what came of it.
-    async fn attempt(&self, prepared: Prepared) {
+    /// Makes the deliveries of a unit one after the other, for as long as they succeed.
+    async fn attempt_all(&self, unit: Vec<Prepared>) {
+        let mut left = unit.into_iter();
+        let mut goes_on = true;
+        while goes_on && let Some(prepared) = left.next() {
+            let span = prepared.claimed.job.span();
+            goes_on = self.attempt(prepared).instrument(span).await
+                && left.as_slice().first().is_some_and(|next| next.read.elapsed() < FRESH);
+        }
+        for prepared in left {
+            give_back(prepared.claimed).await;
+        }
+    }
+
+    /// Makes one request and hands on what came of it; says whether it succeeded.
+    async fn attempt(&self, prepared: Prepared) -> bool {
         let Prepared { claimed, due, read, body, key } = prepared;
         if !claimed.may_start() {
-            return give_back(claimed).await;
+            give_back(claimed).await;
+            return false;
         }
         // Receivers compare it with their own clocks, so it is the database's, whose clock is watched over, and not that
         // of whichever machine this is.
         let started_at = due.read_at + read.elapsed();
         let cancelled = claimed.job.cancelled().clone();
+        let request = self.requester.request(&due, &key, started_at, body);
         let answer = tokio::select! {
-            answer = self.requester.request(&due, &key, started_at, body) => answer,
+            answer = self.watch(&due, request) => answer,
             // The deadline of the shutdown has come. The receiver may have the request; it gets it once more.
-            () = cancelled.cancelled() => return give_back(claimed).await,
+            () = cancelled.cancelled() => {
+                give_back(claimed).await;
+                return false;
+            }
         };
         count(&due, &answer, started_at + answer.duration);
         let (status_code, error_class) = (answer.status_code, answer.error_class.map(ErrorClass::as_str));
         tracing::debug!(endpoint_id = %due.endpoint_id, status_code, error_class, "attempted");
+        let succeeded = answer.error_class.is_none();
         self.hand_on(Sent { claimed, due, end: End::Attempted { started_at, answer } }).await;
+        succeeded
+    }
+
+    /// Waits for a request, and says so when that takes long.
+    async fn watch(&self, due: &DueDelivery, request: impl Future<Output = Answer>) -> Answer {
+        tokio::pin!(request);
+        if let Ok(answer) = tokio::time::timeout(SLOW_AFTER, &mut request).await {
+            return answer;
+        }
+        // If there are too many of them already, another request will say it.
+        let _ = self.slow.try_send((due.account_id, due.endpoint_id));
+        request.await
     }
 
     async fn hand_on(&self, sent: Sent) {
@@ -231,9 +276,20 @@ impl<R: Requester> Deliverer<R> {
     }
 }
 
-/// Ends a run that has nothing to record; the job is due at once.
+/// A claimed job and those that come after it in its unit.
+fn unit(mut first: Claimed<Deliver>) -> Vec<Claimed<Deliver>> {
+    let rest = first.take_rest();
+    std::iter::once(first).chain(rest).collect()
+}
+
+/// Whether two claimed jobs are of one unit: of an ordered lane only one unit is claimed at a time.
+fn follows(first: &Claimed<Deliver>, next: &Claimed<Deliver>) -> bool {
+    first.job.is_ordered() && next.job.is_ordered() && first.job.lane() == next.job.lane()
+}
+
+/// Ends a run that has nothing to record; the job is due at once, at its place.
 async fn give_back(claimed: Claimed<Deliver>) {
-    claimed.finish(Outcome::snooze(Duration::ZERO)).await;
+    claimed.finish(Outcome::Return).await;
 }
 
 fn count(due: &DueDelivery, answer: &Answer, now: DateTime<Utc>) {

@@ -41,6 +41,8 @@ pub use sign::SigningKey;
 
 /// How dispatchers are named in the list of leases and among the database's connections.
 const NAME: &str = "iris dispatcher";
+/// How many deliveries to an ordered endpoint one dispatcher takes on at once.
+const UNIT_MAX: usize = 100;
 /// How much of the shutdown's time is kept for recording, after the last request has ended or was dropped.
 const RECORDING_SHARE: f64 = 0.2;
 /// How long the loops may take to end once their work has.
@@ -81,15 +83,17 @@ pub async fn run_with(
         listen: true,
         schedules: Vec::new(),
     })?;
-    let source = runtime.source(slots);
+    let source = runtime.source_of_units(slots, UNIT_MAX);
     let (outcomes, sent) = mpsc::channel(slots);
-    let deliverer = Deliverer::new(database.clone(), requester, base.secret_key.clone(), outcomes);
+    let (slow, found_slow) = mpsc::channel(slots);
+    let deliverer = Deliverer::new(database.clone(), requester, base.secret_key.clone(), outcomes, slow);
     let give_up = CancellationToken::new();
     let loops = TaskTracker::new();
     loops.spawn(relay::run(database.clone(), usize::from(config.relay_batch), shutdown.clone()));
     loops.spawn(gauges::run(database.clone(), shutdown.clone()));
     loops.spawn(deliverer.run(source));
     let policy = record::Policy { circuit: config.circuit(), retries: config.webhook_retries };
+    loops.spawn(record::mark_slow(database.clone(), found_slow));
     loops.spawn(record::run(database.clone(), policy, sent, give_up.clone()));
     // Taken out when the dispatcher stops, from when on it is not ready.
     *lock(&leased) = Some(runtime);

@@ -12,14 +12,14 @@ use rand::Rng;
 use shared::{
     Database,
     db::{
-        attempts::{self, NewAttempt},
+        attempts::NewAttempt,
         deliveries::{self, DeliveryChange},
         endpoint_health::{self, HealthChange},
         endpoints,
     },
     domain::{
         circuit::CircuitPolicy,
-        delivery::{DeliveryStatus, ErrorClass, RetrySchedule, parse_retry_after},
+        delivery::{DeliveryStatus, ErrorClass, ORDERED_RETRY_AFTER_MAX, RetrySchedule, parse_retry_after},
     },
 };
 use sqlx::error::DatabaseError;
@@ -49,6 +49,39 @@ pub struct Policy {
     pub retries: RetrySchedule,
     /// When its endpoint is left alone.
     pub circuit: CircuitPolicy,
+}
+
+/// How long slow endpoints are gathered, and how long marking them may take.
+const SLOW_GATHER: Duration = Duration::from_millis(100);
+const SLOW_MAX: usize = 500;
+const SLOW_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Marks endpoints, given as (account, endpoint), whose requests take long, until every sender is gone. One that could not be
+/// marked is named by its next request.
+pub async fn mark_slow(database: Database, mut slow: mpsc::Receiver<(Uuid, Uuid)>) {
+    let mut found = Vec::new();
+    while slow.recv_many(&mut found, SLOW_MAX).await > 0 {
+        tokio::time::sleep(SLOW_GATHER).await;
+        while found.len() < SLOW_MAX
+            && let Ok(more) = slow.try_recv()
+        {
+            found.push(more);
+        }
+        found.sort_unstable();
+        found.dedup();
+        let mark = async {
+            let mut tx = database.begin().await?;
+            endpoint_health::mark_slow(&mut tx, &found).await?;
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(())
+        };
+        match tokio::time::timeout(SLOW_DEADLINE, mark).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "slow endpoints were not marked"),
+            Err(_) => tracing::warn!(deadline = ?SLOW_DEADLINE, "slow endpoints were not marked in time"),
+        }
+        found.clear();
+    }
 }
 
 /// Records what was sent, until every sender is gone. What cannot be written is kept and tried again for ever, or until
@@ -87,7 +120,8 @@ struct Row {
     job: Recorded,
     endpoint_id: Uuid,
     delivery: DeliveryChange,
-    attempt: Option<NewAttempt>,
+    /// How long its ordered endpoint waits for it.
+    holds: Option<Duration>,
 }
 
 impl Row {
@@ -101,12 +135,10 @@ impl Row {
                     id: sent.due.id,
                     job_id: sent.claimed.job.id(),
                     status: DeliveryStatus::Cancelled,
-                    attempted: false,
-                    status_code: None,
-                    error_class: None,
+                    attempt: None,
                     next_after: None,
                 },
-                attempt: None,
+                holds: None,
             },
             End::Attempted { started_at, answer } => Self::attempted(sent, *started_at, answer, schedule),
         }
@@ -118,37 +150,45 @@ impl Row {
         let spread = rand::rng().random_range(-1.0..=1.0);
         let retry_after =
             answer.retry_after.as_deref().and_then(|value| parse_retry_after(value, started_at));
+        // Others wait behind it.
+        let ordered = sent.claimed.job.is_ordered();
+        let retry_after =
+            if ordered { retry_after.map(|after| after.min(ORDERED_RETRY_AFTER_MAX)) } else { retry_after };
         let next_after = answer.error_class.and_then(|_| schedule.next(tried, retry_after, spread));
         let status = match (answer.error_class, next_after) {
             (None, _) => DeliveryStatus::Succeeded,
             (Some(_), Some(_)) => DeliveryStatus::Pending,
             (Some(_), None) => DeliveryStatus::Exhausted,
         };
-        let status_code = answer.status_code.map(i32::from);
         Self {
-            // The delivery's own schedule says when, so the queue counts no attempt.
-            job: Recorded::new(&sent.claimed.job, next_after.map_or(Outcome::Done, Outcome::snooze)),
+            // The delivery's own schedule says when, so the queue counts no attempt. In an ordered lane it keeps its place.
+            job: Recorded::new(
+                &sent.claimed.job,
+                match next_after {
+                    None => Outcome::Done,
+                    Some(_) if ordered => Outcome::Return,
+                    Some(after) => Outcome::snooze(after),
+                },
+            ),
+            holds: next_after.filter(|_| ordered),
             endpoint_id: sent.due.endpoint_id,
             delivery: DeliveryChange {
                 account_id: sent.due.account_id,
                 id: sent.due.id,
                 job_id: sent.claimed.job.id(),
                 status,
-                attempted: true,
-                status_code,
-                error_class: answer.error_class,
+                attempt: Some(NewAttempt {
+                    account_id: sent.due.account_id,
+                    delivery_id: sent.due.id,
+                    number,
+                    started_at,
+                    duration_ms: i32::try_from(answer.duration.as_millis()).unwrap_or(i32::MAX),
+                    status_code: answer.status_code.map(i32::from),
+                    error_class: answer.error_class,
+                    response_excerpt: answer.excerpt.clone(),
+                }),
                 next_after,
             },
-            attempt: Some(NewAttempt {
-                account_id: sent.due.account_id,
-                delivery_id: sent.due.id,
-                number,
-                started_at,
-                duration_ms: i32::try_from(answer.duration.as_millis()).unwrap_or(i32::MAX),
-                status_code,
-                error_class: answer.error_class,
-                response_excerpt: answer.excerpt.clone(),
-            }),
         }
     }
 }
@@ -211,8 +251,6 @@ async fn record(database: &Database, rows: &[Row], circuit: &CircuitPolicy) -> R
     let rows: Vec<&Row> = rows.iter().filter(|row| accepted.contains(&row.job.token())).collect();
     let changes: Vec<DeliveryChange> = rows.iter().map(|row| row.delivery.clone()).collect();
     deliveries::record_many(&mut tx, &changes).await?;
-    let made: Vec<NewAttempt> = rows.iter().filter_map(|row| row.attempt.clone()).collect();
-    attempts::insert_many(&mut tx, &made).await?;
     let (wake, gone) = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
     tx.wake(wake);
     let (wake, failing) = endpoint_health::record(&mut tx, &health(&rows), circuit).await?;
@@ -241,7 +279,8 @@ fn gone(rows: &[&Row]) -> Vec<(Uuid, Uuid, Uuid)> {
     let ended = rows.iter().map(|row| (&row.delivery, row.endpoint_id));
     ended
         .filter(|(delivery, _)| {
-            delivery.status == DeliveryStatus::Exhausted && delivery.status_code == Some(i32::from(GONE))
+            let status_code = delivery.attempt.as_ref().and_then(|attempt| attempt.status_code);
+            delivery.status == DeliveryStatus::Exhausted && status_code == Some(i32::from(GONE))
         })
         .map(|(delivery, endpoint_id)| (delivery.account_id, endpoint_id, delivery.id))
         .collect()
@@ -251,7 +290,7 @@ fn gone(rows: &[&Row]) -> Vec<(Uuid, Uuid, Uuid)> {
 fn health(rows: &[&Row]) -> Vec<HealthChange> {
     let mut changes: HashMap<(Uuid, Uuid), HealthChange> = HashMap::new();
     for row in rows {
-        let Some(attempt) = &row.attempt else { continue };
+        let Some(attempt) = &row.delivery.attempt else { continue };
         let key = (attempt.account_id, row.endpoint_id);
         let fresh = |succeeded| HealthChange {
             account_id: attempt.account_id,
@@ -260,6 +299,7 @@ fn health(rows: &[&Row]) -> Vec<HealthChange> {
             failures: 0,
             failing: None,
             timed_out: false,
+            holds: None,
         };
         let change = changes.entry(key).or_insert_with(|| fresh(false));
         if attempt.error_class.is_none() {
@@ -268,6 +308,7 @@ fn health(rows: &[&Row]) -> Vec<HealthChange> {
             let (first, last) = change.failing.unwrap_or((attempt.started_at, attempt.started_at));
             change.failures += 1;
             change.failing = Some((first, last.max(attempt.started_at)));
+            change.holds = row.holds;
             change.timed_out |= attempt.error_class == Some(ErrorClass::Timeout);
         }
     }

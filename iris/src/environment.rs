@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, io::Read};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// What is about this machine, and not a setting of a role.
 const OF_THE_MACHINE: [&str; 3] = ["IRIS_HOME", "IRIS_PG_BIN", "IRIS_WORLD_BIN"];
 
@@ -13,6 +15,21 @@ pub fn own_settings() -> impl Iterator<Item = OsString> {
 
 fn is_setting(name: &str) -> bool {
     name.starts_with("IRIS_") && !OF_THE_MACHINE.contains(&name)
+}
+
+/// How many files and sockets a role may come to need: each request under way is one, and so is each kept connection.
+const OPEN_FILES: u64 = 65_536;
+
+/// Allows this process as many open files as it may come to need, or as the system lets it: many systems allow 1,024 unless
+/// asked.
+pub fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if limit.current.is_some_and(|current| current < wanted)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit })
+    {
+        tracing::warn!(%error, wanted, "the limit of open files stays as it is");
+    }
 }
 
 /// Asks this process to stop, as SIGTERM does, when its stdin ends.

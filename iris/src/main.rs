@@ -44,6 +44,7 @@ fn start() -> anyhow::Result<ExitCode> {
     };
     shared::telemetry::init_log(command.log())?;
     let _ = rustls::crypto::ring::default_provider().install_default();
+    environment::allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ran = runtime.block_on(run(command, local));
     // A thread that waits for a dead connection must not keep a process that has ended.

@@ -103,7 +103,7 @@ impl Drop for TestDatabase {
         let (server, name) = (self.server.clone(), self.name.clone());
         // A test that has failed says why without this.
         let judged = (self.judges_events && !std::thread::panicking())
-            .then(|| apart(JUDGE_DEADLINE, move || judge_events(server.database(&name))));
+            .then(|| apart(JUDGE_DEADLINE, move || judge_events(&server.database(&name))));
         let (server, name) = (self.server.clone(), self.name.clone());
         match apart(DROP_DEADLINE, move || drop_database(&server, &name)) {
             Some(Ok(())) => {}
@@ -128,7 +128,7 @@ fn apart<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send 
 }
 
 /// Fails if an event is not what the documentation says.
-fn judge_events(database: PgConnectOptions) -> anyhow::Result<()> {
+fn judge_events(database: &PgConnectOptions) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let bodies: Vec<String> = runtime
         .block_on(async {

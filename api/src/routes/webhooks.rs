@@ -62,6 +62,10 @@ pub struct CreateWebhook {
     /// How many deliveries a second it wants at most; no limit unless given.
     #[schema(minimum = 0.01, maximum = 10_000)]
     rate_limit: Option<f64>,
+    /// Whether its deliveries are made one after the other, in the order of their events: one that fails holds up those behind
+    /// it until it succeeds or its attempts are used up.
+    #[serde(default)]
+    ordered: bool,
     /// Headers that its requests carry besides iris's own, which none of them may replace.
     #[serde(default)]
     #[schema(example = json!({"authorization": "Bearer ..."}))]
@@ -88,6 +92,8 @@ pub struct UpdateWebhook {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<f64>, minimum = 0.01, maximum = 10_000)]
     rate_limit: Option<Option<f64>>,
+    /// Whether its deliveries are made one after the other, in the order of their events.
+    ordered: Option<bool>,
     /// All headers that its requests carry besides iris's own.
     headers: Option<BTreeMap<String, String>>,
 }
@@ -162,6 +168,7 @@ pub async fn create(
         description: new.description.as_deref(),
         sealed_secret: &sealed_secret,
         rate_limit: new.rate_limit,
+        ordered: new.ordered,
         headers: &checked.headers.unwrap_or_default(),
     };
     let Created::Endpoint(endpoint) = db::create(&mut tx, caller.account_id, &new).await? else {
@@ -215,6 +222,7 @@ pub async fn update(
         enabled: patch.enabled,
         description,
         rate_limit: patch.rate_limit,
+        ordered: patch.ordered,
         headers: checked.headers.as_ref(),
     };
     let endpoint = db::update(&mut tx, caller.account_id, id, &change).await?;
@@ -224,7 +232,7 @@ pub async fn update(
         endpoint.headers.as_object().into_iter().flat_map(|headers| headers.keys()).collect();
     let metadata = json!({
         "url": endpoint.url, "events": endpoint.events, "enabled": endpoint.enabled, "rate_limit": endpoint.rate_limit,
-        "headers": headers,
+        "ordered": endpoint.ordered, "headers": headers,
     });
     caller.audit(&mut tx, "update_webhook", "webhook", Some(id), metadata).await?;
     tx.commit().await?;

@@ -68,6 +68,29 @@ async fn an_impossible_endpoint_is_refused_with_every_reason() {
 }
 
 #[tokio::test]
+async fn an_endpoint_is_ordered_or_not() {
+    let app = TestApp::start().await;
+    assert_eq!(created(app.post("/webhooks", endpoint()).await)["ordered"], false);
+    let mut body = endpoint();
+    body["ordered"] = json!(true);
+    let webhook = created(app.post("/webhooks", body).await);
+    assert_eq!(webhook["ordered"], true);
+    let lane = async || -> bool {
+        sqlx::query_scalar("select ordered from queue.lanes where queue = 'deliver' and lane = $1")
+            .bind(webhook["id"].as_str().unwrap())
+            .fetch_one(app.database.pool())
+            .await
+            .unwrap()
+    };
+    assert!(lane().await);
+    let path = path_of(&webhook);
+    assert_eq!(ok(app.patch(&path, json!({"description": "ours"})).await)["ordered"], true);
+    assert_eq!(ok(app.patch(&path, json!({"ordered": false})).await)["ordered"], false);
+    assert!(!lane().await);
+    assert_eq!(failed(app.patch(&path, json!({"ordered": "yes"})).await, 400, "SERVER_002"), ["ordered"]);
+}
+
+#[tokio::test]
 async fn a_rate_limit_and_headers_are_set_changed_and_taken_away() {
     let app = TestApp::start().await;
     let body = json!({"url": "https://example.com/hooks", "events": ["message.sent"], "rate_limit": 2.5,

@@ -13,7 +13,7 @@ use dispatcher::DispatcherConfig;
 use shared::{
     db::endpoints::{self, EndpointPatch},
     domain::{circuit::DisableAfter, delivery::DeliveryStatus},
-    events::EventType::MessageSent,
+    events::EventType::{MessageDelivered, MessageSent},
     ids::new_id,
 };
 use uuid::Uuid;
@@ -144,6 +144,52 @@ async fn after_a_timeout_one_request_at_a_time_is_made_until_one_succeeds() {
     stage.until(endpoint, done).await;
     assert!(most.load(Ordering::SeqCst) <= 1, "beside the one that hangs, one at a time");
     assert_eq!(lane(&stage, endpoint).await, (Some(10), false));
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn endpoints_that_hang_get_half_of_the_slots_before_they_have_timed_out() {
+    let stage = Stage::set().await;
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (at_once, peak) = (now.clone(), most.clone());
+    let hanging = Receiver::start(move |number| {
+        let (at_once, peak) = (at_once.clone(), peak.clone());
+        async move {
+            let others = at_once.fetch_add(1, Ordering::SeqCst);
+            // The first ones fill all slots, for nobody knows yet.
+            if number > 4 {
+                peak.fetch_max(others + 1, Ordering::SeqCst);
+            }
+            tokio::time::sleep(Duration::from_secs(if number > 4 { 4 } else { 3 })).await;
+            at_once.fetch_sub(1, Ordering::SeqCst);
+            status(500)
+        }
+    })
+    .await;
+    let healthy = Receiver::answering(&[200]).await;
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        slow.push(stage.endpoint(&hanging.url, &[MessageSent]).await.0);
+    }
+    let config = DispatcherConfig {
+        webhook_slots: 4,
+        webhook_timeout: Duration::from_secs(20),
+        webhook_circuit_failures: 1000,
+        ..touchy(Duration::from_secs(1))
+    };
+    let dispatcher = stage.dispatch(config);
+    stage.append(MessageSent, new_id(), 3).await;
+    for endpoint in slow {
+        until_lane(&stage, endpoint, (Some(1), false)).await;
+    }
+    let (well, _) = stage.endpoint(&healthy.url, &[MessageDelivered]).await;
+    let failed = "select count(*) from attempts where status_code = 500";
+    while stage.count(failed).await < 8 {
+        stage.append(MessageDelivered, new_id(), 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+    stage.until(well, |all| all.iter().all(|delivery| delivery.status == DeliveryStatus::Succeeded)).await;
     dispatcher.stop().await;
 }
 

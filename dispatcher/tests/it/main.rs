@@ -8,6 +8,7 @@ mod deliver;
 mod endpoints;
 mod erasure;
 mod hostile;
+mod ordered;
 mod recovery;
 mod relay;
 mod support;

@@ -95,6 +95,7 @@ impl Stage {
             description: None,
             sealed_secret,
             rate_limit: None,
+            ordered: false,
             headers: &BTreeMap::new(),
         };
         let created = endpoints::create(&mut tx, account_id, &new).await.unwrap();

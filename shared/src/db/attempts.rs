@@ -1,4 +1,4 @@
-//! Attempts: one row per HTTP request, never changed.
+//! Attempts that failed: one row per HTTP request, never changed. The one that succeeded is a part of its delivery.
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
@@ -35,7 +35,7 @@ pub struct NewAttempt {
 const ATTEMPTS_PER_DELIVERY_MAX: i64 = 50;
 
 /// Stores attempts.
-pub async fn insert_many(conn: &mut PgConnection, attempts: &[NewAttempt]) -> Result<(), sqlx::Error> {
+pub async fn insert_many(conn: &mut PgConnection, attempts: &[&NewAttempt]) -> Result<(), sqlx::Error> {
     if attempts.is_empty() {
         return Ok(());
     }

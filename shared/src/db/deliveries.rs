@@ -9,7 +9,7 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::{
-    attempts,
+    attempts::{self, NewAttempt},
     page::{Page, Rows},
 };
 use crate::{
@@ -151,43 +151,50 @@ pub struct DeliveryChange {
     pub job_id: Uuid,
     /// Where it stands now.
     pub status: DeliveryStatus,
-    /// Whether an attempt was made; its answer's status and error class are kept with the delivery.
-    pub attempted: bool,
-    /// The status of the attempt's answer.
-    pub status_code: Option<i32>,
-    /// Why the attempt failed.
-    pub error_class: Option<ErrorClass>,
+    /// The attempt, if one was made.
+    pub attempt: Option<NewAttempt>,
     /// After which time the next attempt is due, when it stays pending.
     pub next_after: Option<Duration>,
 }
 
-/// Records what became of deliveries.
+/// Records what became of deliveries. An attempt that succeeded is written with its delivery, the others into rows of their
+/// own.
 pub async fn record_many(conn: &mut PgConnection, changes: &[DeliveryChange]) -> Result<(), sqlx::Error> {
     if changes.is_empty() {
         return Ok(());
     }
+    let attempts = || changes.iter().map(|change| change.attempt.as_ref());
+    let succeeded = || attempts().map(|attempt| attempt.filter(|attempt| attempt.error_class.is_none()));
     sqlx::query(
         "update deliveries d set status = t.status, attempts = d.attempts + t.attempted::int,
             next_attempt_at = now() + make_interval(secs => t.next_after),
             job_id = case when t.status = 'pending' then t.job_id end,
             finished_at = case when t.status <> 'pending' then now() end,
             last_status_code = case when t.attempted then t.status_code else d.last_status_code end,
-            last_error_class = case when t.attempted then t.error_class else d.last_error_class end
-         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bool[], $5::int4[], $6::text[], $7::float8[], $8::uuid[])
-            as t(account_id, id, status, attempted, status_code, error_class, next_after, job_id)
+            last_error_class = case when t.attempted then t.error_class else d.last_error_class end,
+            acknowledged_at = t.acknowledged_at, acknowledged_ms = t.acknowledged_ms, response_excerpt = t.excerpt
+         from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bool[], $5::int4[], $6::text[], $7::float8[], $8::uuid[],
+            $9::timestamptz[], $10::int4[], $11::text[])
+            as t(account_id, id, status, attempted, status_code, error_class, next_after, job_id, acknowledged_at,
+                acknowledged_ms, excerpt)
          where d.account_id = t.account_id and d.id = t.id",
     )
     .bind(changes.iter().map(|c| c.account_id).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.id).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.status.as_str()).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.attempted).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.status_code).collect::<Vec<_>>())
-    .bind(changes.iter().map(|c| c.error_class.map(ErrorClass::as_str)).collect::<Vec<_>>())
+    .bind(attempts().map(|a| a.is_some()).collect::<Vec<_>>())
+    .bind(attempts().map(|a| a.and_then(|a| a.status_code)).collect::<Vec<_>>())
+    .bind(attempts().map(|a| a.and_then(|a| a.error_class).map(ErrorClass::as_str)).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.next_after.map(|after| after.as_secs_f64())).collect::<Vec<_>>())
     .bind(changes.iter().map(|c| c.job_id).collect::<Vec<_>>())
-    .execute(conn)
+    .bind(succeeded().map(|a| a.map(|a| a.started_at)).collect::<Vec<_>>())
+    .bind(succeeded().map(|a| a.map(|a| a.duration_ms)).collect::<Vec<_>>())
+    .bind(succeeded().map(|a| a.and_then(|a| a.response_excerpt.as_deref())).collect::<Vec<_>>())
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    let failed: Vec<&NewAttempt> =
+        attempts().flatten().filter(|attempt| attempt.error_class.is_some()).collect();
+    attempts::insert_many(conn, &failed).await
 }
 
 /// Has the rest of the transaction look rows up by their keys. Plans of the batch statements outlive the time when the
@@ -214,13 +221,18 @@ struct Row {
     created_at: DateTime<Utc>,
     next_attempt_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
+    acknowledged_at: Option<DateTime<Utc>>,
+    acknowledged_ms: Option<i32>,
+    last_status_code: Option<i32>,
+    response_excerpt: Option<String>,
 }
 
 /// The public form, without its attempts.
 macro_rules! select_deliveries {
     ($rest:literal) => {
         concat!(
-            "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at from deliveries ",
+            "select id, event_id, type, status, attempts, created_at, next_attempt_at, finished_at, acknowledged_at,
+                acknowledged_ms, last_status_code, response_excerpt from deliveries ",
             $rest
         )
     };
@@ -299,14 +311,22 @@ async fn with_attempts(
     for (delivery_id, attempt) in attempts::list_of(conn, account_id, &ids).await? {
         attempts.entry(delivery_id).or_default().push(attempt);
     }
-    let mut until = |id, number| {
-        let mut made = attempts.remove(&id).unwrap_or_default();
+    let mut until = |row: &Row| {
+        let mut made = attempts.remove(&row.id).unwrap_or_default();
         // An attempt that was recorded after the row was read would contradict it.
-        made.retain(|attempt| attempt.number <= number);
+        made.retain(|attempt| attempt.number <= row.made);
+        made.extend(row.acknowledged_at.map(|started_at| Attempt {
+            number: row.made,
+            started_at,
+            duration_ms: row.acknowledged_ms.unwrap_or_default(),
+            status_code: row.last_status_code,
+            error_class: None,
+            response_excerpt: row.response_excerpt.clone(),
+        }));
         made
     };
     let delivery = |row: Row| Delivery {
-        attempts: until(row.id, row.made),
+        attempts: until(&row),
         id: row.id,
         event_id: event_id(row.event_id),
         event: row.kind,

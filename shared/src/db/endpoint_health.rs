@@ -32,10 +32,14 @@ pub struct HealthChange {
     pub failing: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// Whether any of those was not answered in time.
     pub timed_out: bool,
+    /// For how long the deliveries of an ordered endpoint wait for the first of them to be tried again.
+    pub holds: Option<Duration>,
 }
 
 /// Why the lane of an endpoint whose circuit is open is closed.
 pub const CIRCUIT_REASON: &str = "circuit";
+/// Why the lane of an ordered endpoint whose first delivery failed is closed.
+pub const RETRY_REASON: &str = "retry";
 /// The `disabled_reason` of an endpoint that answered nothing with 2xx for too long.
 const FAILING_REASON: &str = "failing";
 
@@ -80,10 +84,11 @@ pub async fn record(
     let states: Vec<lanes::State<'_>> = effects
         .lanes
         .iter()
-        .map(|(lane, cap, pause)| lanes::State {
+        .map(|(lane, pace)| lanes::State {
             lane,
-            cap: Some(*cap),
-            closed: pause.map(|pause| (pause, CIRCUIT_REASON)),
+            cap: Some(if pace.slow { 1 } else { IN_FLIGHT_MAX }),
+            slow: pace.slow,
+            closed: pace.closed,
         })
         .collect();
     let wake = lanes::set(conn, <Deliver as queue::JobKind>::QUEUE, &states).await?;
@@ -94,8 +99,8 @@ pub async fn record(
 /// What follows from changes of health outside of their rows.
 #[derive(Default)]
 struct Effects {
-    /// (lane, cap, for how long it is closed)
-    lanes: Vec<(String, i32, Option<Duration>)>,
+    /// What the lanes are set to.
+    lanes: Vec<(String, Pace)>,
     /// (account, endpoint) of those to be disabled.
     failed: Vec<(Uuid, Uuid)>,
 }
@@ -107,12 +112,10 @@ impl Effects {
         }
         match followed {
             Followed::Nothing => {}
-            Followed::Lane { cap, pause } => {
-                self.lanes.push((health.endpoint_id.to_string(), cap, pause));
-            }
+            Followed::Lane(pace) => self.lanes.push((health.endpoint_id.to_string(), pace)),
             Followed::Disable => {
                 // What waits there is cancelled when its turn comes, so the lane has to be open.
-                self.lanes.push((health.endpoint_id.to_string(), IN_FLIGHT_MAX, None));
+                self.lanes.push((health.endpoint_id.to_string(), Pace { slow: false, closed: None }));
                 self.failed.push((health.account_id, health.endpoint_id));
             }
         }
@@ -123,12 +126,18 @@ impl Effects {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Followed {
     Nothing,
-    /// The endpoint's lane is to have this cap, and to be closed for so long.
-    Lane {
-        cap: i32,
-        pause: Option<Duration>,
-    },
+    /// The endpoint's lane is set to this.
+    Lane(Pace),
     Disable,
+}
+
+/// How an endpoint's lane is served.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Pace {
+    /// One at a time, and only in the slots that slow lanes may have.
+    slow: bool,
+    /// Not at all for so long, and why.
+    closed: Option<(Duration, &'static str)>,
 }
 
 impl Health {
@@ -151,21 +160,46 @@ impl Health {
             open: self.opened_at.map(|_| self.probes.unsigned_abs()),
             try_failed: self.probe_at.is_some_and(tried),
         };
-        let cap = |slow, open| if slow || open { 1 } else { IN_FLIGHT_MAX };
+        let held = change.holds.map(|hold| (hold, RETRY_REASON));
         match policy.judge(standing, spread) {
             Verdict::Pause(pause) => {
+                let pause = pause.max(change.holds.unwrap_or_default());
                 self.probes = if self.opened_at.is_some() { self.probes.saturating_add(1) } else { 0 };
                 self.opened_at.get_or_insert(self.now);
                 self.probe_at = Some(self.now + pause);
-                Followed::Lane { cap: 1, pause: Some(pause) }
+                Followed::Lane(Pace { slow: true, closed: Some((pause, CIRCUIT_REASON)) })
             }
             Verdict::Disable => Followed::Disable,
-            Verdict::Closed if was_open || cap(was_slow, was_open) != cap(self.slow, false) => {
-                Followed::Lane { cap: cap(self.slow, false), pause: None }
+            Verdict::Closed if held.is_some() || was_open || was_slow != self.slow => {
+                Followed::Lane(Pace { slow: self.slow, closed: held })
             }
             Verdict::Open | Verdict::Closed => Followed::Nothing,
         }
     }
+}
+
+/// Marks endpoints, given as (account, endpoint), as slow before a request to them has timed out, until a success: one at a
+/// time, in half of the slots. Those whose circuit is open are served so already.
+pub async fn mark_slow(conn: &mut PgConnection, endpoints: &[(Uuid, Uuid)]) -> Result<(), sqlx::Error> {
+    let marked: Vec<(Uuid,)> = sqlx::query_as(
+        "with fast as materialized (
+            select h.account_id, h.endpoint_id
+            from unnest($1::uuid[], $2::uuid[]) as t(account_id, endpoint_id)
+            join endpoint_health h on h.account_id = t.account_id and h.endpoint_id = t.endpoint_id
+            join endpoints e on e.account_id = t.account_id and e.id = t.endpoint_id
+            where not h.slow and h.opened_at is null and e.enabled and e.deleted_at is null
+            order by h.account_id, h.endpoint_id for no key update of h
+        )
+        update endpoint_health h set slow = true
+        from fast f where h.account_id = f.account_id and h.endpoint_id = f.endpoint_id
+        returning h.endpoint_id",
+    )
+    .bind(endpoints.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
+    .bind(endpoints.iter().map(|(_, endpoint_id)| *endpoint_id).collect::<Vec<_>>())
+    .fetch_all(&mut *conn)
+    .await?;
+    let lanes: Vec<String> = marked.into_iter().map(|(id,)| id.to_string()).collect();
+    lanes::slow_down(conn, <Deliver as queue::JobKind>::QUEUE, &lanes, 1).await
 }
 
 /// How many circuits are open.
@@ -286,6 +320,7 @@ mod tests {
             failures: count,
             failing: Some((at(first), at(last))),
             timed_out: false,
+            holds: None,
         }
     }
 
@@ -293,8 +328,9 @@ mod tests {
         HealthChange { succeeded: true, failing: None, ..failed(0, 0, 0) }
     }
 
-    fn lane(cap: i32, pause: Option<u64>) -> Followed {
-        Followed::Lane { cap, pause: pause.map(Duration::from_secs) }
+    fn lane(slow: bool, pause: Option<u64>) -> Followed {
+        let closed = pause.map(|seconds| (Duration::from_secs(seconds), CIRCUIT_REASON));
+        Followed::Lane(Pace { slow, closed })
     }
 
     #[test]
@@ -305,12 +341,12 @@ mod tests {
             health.learn(change, &policy, 0.0)
         };
         assert_eq!(learn(1, &failed(9, 0, 1)), Followed::Nothing);
-        assert_eq!(learn(11, &failed(1, 11, 11)), lane(1, Some(30)));
+        assert_eq!(learn(11, &failed(1, 11, 11)), lane(true, Some(30)));
         // What was under way when it opened says nothing new; the try does.
         assert_eq!(learn(40, &failed(5, 10, 11)), Followed::Nothing);
-        assert_eq!(learn(42, &failed(1, 41, 41)), lane(1, Some(60)));
-        assert_eq!(learn(103, &failed(1, 102, 102)), lane(1, Some(120)));
-        assert_eq!(learn(230, &succeeded()), lane(IN_FLIGHT_MAX, None));
+        assert_eq!(learn(42, &failed(1, 41, 41)), lane(true, Some(60)));
+        assert_eq!(learn(103, &failed(1, 102, 102)), lane(true, Some(120)));
+        assert_eq!(learn(230, &succeeded()), lane(false, None));
         assert_eq!(learn(231, &succeeded()), Followed::Nothing);
         assert_eq!((health.consecutive_failures, health.failing_since), (0, None));
         assert_eq!((health.opened_at, health.probes, health.probe_at), (None, 0, None));
@@ -320,12 +356,30 @@ mod tests {
     fn a_timeout_leaves_one_at_a_time_until_a_success() {
         let (policy, mut health) = (CircuitPolicy::default(), healthy());
         let timed_out = HealthChange { timed_out: true, ..failed(1, 0, 0) };
-        assert_eq!(health.learn(&timed_out, &policy, 0.0), lane(1, None));
+        assert_eq!(health.learn(&timed_out, &policy, 0.0), lane(true, None));
         assert_eq!(health.learn(&timed_out, &policy, 0.0), Followed::Nothing);
         assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), Followed::Nothing);
-        assert_eq!(health.learn(&succeeded(), &policy, 0.0), lane(IN_FLIGHT_MAX, None));
+        assert_eq!(health.learn(&succeeded(), &policy, 0.0), lane(false, None));
         let after = HealthChange { succeeded: true, ..timed_out };
-        assert_eq!(health.learn(&after, &policy, 0.0), lane(1, None), "it came after the success");
+        assert_eq!(health.learn(&after, &policy, 0.0), lane(true, None), "it came after the success");
+    }
+
+    #[test]
+    fn an_ordered_endpoint_waits_for_its_first_delivery() {
+        let (policy, mut health) = (CircuitPolicy::default(), healthy());
+        let hold = Duration::from_secs(300);
+        let waiting = |change: HealthChange| HealthChange { holds: Some(hold), ..change };
+        let waits = |slow| Followed::Lane(Pace { slow, closed: Some((hold, RETRY_REASON)) });
+        assert_eq!(health.learn(&waiting(failed(1, 0, 0)), &policy, 0.0), waits(false));
+        assert_eq!(
+            health.learn(&waiting(HealthChange { timed_out: true, ..failed(1, 0, 0) }), &policy, 0.0),
+            waits(true)
+        );
+        assert_eq!(health.learn(&succeeded(), &policy, 0.0), lane(false, None));
+        health.now = at(60);
+        let opened = Followed::Lane(Pace { slow: true, closed: Some((hold, CIRCUIT_REASON)) });
+        assert_eq!(health.learn(&waiting(failed(10, 20, 60)), &policy, 0.0), opened, "the longer of the two");
+        assert_eq!(health.probe_at, Some(at(360)));
     }
 
     #[test]
@@ -336,6 +390,6 @@ mod tests {
         health.consecutive_failures = 9;
         assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), Followed::Disable);
         health.failing_since = Some(at(1 - 5 * 24 * 3600));
-        assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), lane(1, Some(30)));
+        assert_eq!(health.learn(&failed(1, 0, 0), &policy, 0.0), lane(true, Some(30)));
     }
 }

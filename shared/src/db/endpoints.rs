@@ -31,6 +31,8 @@ pub struct NewEndpoint<'a> {
     pub sealed_secret: &'a [u8],
     /// How many deliveries a second it wants at most.
     pub rate_limit: Option<f64>,
+    /// Whether its deliveries are made one after the other.
+    pub ordered: bool,
     /// Its own headers, checked by [`endpoint_headers::check`](crate::domain::endpoint_headers::check).
     pub headers: &'a BTreeMap<String, String>,
 }
@@ -57,6 +59,8 @@ pub struct EndpointPatch<'a> {
     pub description: Option<Option<&'a str>>,
     /// Another limit of deliveries a second, or none.
     pub rate_limit: Option<Option<f64>>,
+    /// Whether its deliveries are made one after the other.
+    pub ordered: Option<bool>,
     /// Other headers of its own, checked.
     pub headers: Option<&'a BTreeMap<String, String>>,
 }
@@ -90,8 +94,8 @@ pub async fn create(
         return Ok(Created::LimitReached);
     }
     sqlx::query(
-        "insert into endpoints (account_id, id, url, events, description, secret, rate_limit, headers)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "insert into endpoints (account_id, id, url, events, description, secret, rate_limit, headers, ordered)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(account_id)
     .bind(new.id)
@@ -101,10 +105,16 @@ pub async fn create(
     .bind(new.sealed_secret)
     .bind(new.rate_limit)
     .bind(Json(new.headers))
+    .bind(new.ordered)
     .execute(&mut *conn)
     .await?;
     let limits = queue::lanes::Limits { cap: Some(IN_FLIGHT_MAX), per_second: new.rate_limit };
-    queue::lanes::limit(conn, <Deliver as queue::JobKind>::QUEUE, &new.id.to_string(), limits).await?;
+    let lane = new.id.to_string();
+    queue::lanes::limit(conn, <Deliver as queue::JobKind>::QUEUE, &lane, limits).await?;
+    if new.ordered {
+        // The lane is new: nothing waits that could be woken.
+        let _ = queue::lanes::order(conn, <Deliver as queue::JobKind>::QUEUE, &lane, true).await?;
+    }
     let endpoint = find(conn, account_id, new.id).await?.ok_or(sqlx::Error::RowNotFound)?;
     Ok(Created::Endpoint(Box::new(endpoint)))
 }
@@ -157,6 +167,7 @@ pub async fn update(
             update endpoints set url = coalesce($3, url), events = coalesce($4, events),
                 enabled = coalesce($5, enabled), description = case when $6 then $7 else description end,
                 rate_limit = case when $8 then $9 else rate_limit end, headers = coalesce($10, headers),
+                ordered = coalesce($11, ordered),
                 disabled_reason = case when $5 then null else disabled_reason end, updated_at = now()
             where account_id = $1 and id = $2 and deleted_at is null
             returning account_id, id
@@ -175,12 +186,17 @@ pub async fn update(
     .bind(patch.rate_limit.is_some())
     .bind(patch.rate_limit.flatten())
     .bind(patch.headers.map(Json))
+    .bind(patch.ordered)
     .execute(&mut **tx)
     .await?;
     let endpoint = find(tx, account_id, id).await?;
     let lane = id.to_string();
     if let (Some(_), Some(per_second)) = (&endpoint, patch.rate_limit) {
         let wake = queue::lanes::rate(tx, <Deliver as queue::JobKind>::QUEUE, &lane, per_second).await?;
+        tx.wake(wake);
+    }
+    if let (Some(_), Some(ordered)) = (&endpoint, patch.ordered) {
+        let wake = queue::lanes::order(tx, <Deliver as queue::JobKind>::QUEUE, &lane, ordered).await?;
         tx.wake(wake);
     }
     if endpoint.is_some() && (patch.enabled.is_some() || patch.url.is_some()) {
@@ -288,7 +304,7 @@ pub async fn disable_gone(
 
 /// The state of an endpoint's lane that nothing is the matter with.
 fn open_lane(lane: &str) -> queue::lanes::State<'_> {
-    queue::lanes::State { lane, cap: Some(IN_FLIGHT_MAX), closed: None }
+    queue::lanes::State { lane, cap: Some(IN_FLIGHT_MAX), slow: false, closed: None }
 }
 
 fn names(events: &[EventType]) -> Vec<&'static str> {

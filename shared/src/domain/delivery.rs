@@ -105,6 +105,8 @@ pub struct RetrySchedule {
 
 /// A server may ask for a later retry, but not for one later than this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(6 * 3600);
+/// The same for a delivery of an ordered endpoint: the others wait behind it.
+pub const ORDERED_RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// A delay is spread by this share in both directions, so that a receiver that comes back is not hit by all at once.
 const JITTER: f64 = 0.2;
 /// No schedule is longer.
