@@ -174,7 +174,9 @@ impl Stack {
         let attempts = self.world.get(&format!("/hooks/{name}/events?limit=10000")).await.body;
         let attempts = attempts.as_array().unwrap_or_else(|| panic!("no list: {attempts}"));
         let bodies: Vec<Value> = attempts.iter().map(|attempt| attempt["body"].clone()).collect();
-        bodies.iter().for_each(|body| assert_payload(&body.to_string()));
+        for body in &bodies {
+            assert_payload(&body.to_string());
+        }
         bodies
     }
 

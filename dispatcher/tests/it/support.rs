@@ -22,13 +22,14 @@ use shared::{
     config::BaseConfig,
     db::{
         deliveries,
-        endpoints::{self, Created, NewEndpoint},
+        endpoints::{self, Created, EndpointPatch, NewEndpoint},
         outbox,
         page::Page,
     },
     domain::{
         delivery::{Delivery, DeliveryStatus},
         endpoint::{new_secret, secret_place},
+        endpoint_headers::SealedHeaders,
     },
     events::{EventType, NewEvent, samples},
     ids::new_id,
@@ -96,7 +97,7 @@ impl Stage {
             sealed_secret,
             rate_limit: None,
             ordered: false,
-            headers: &BTreeMap::new(),
+            headers: &SealedHeaders::default(),
         };
         let created = endpoints::create(&mut tx, account_id, &new).await.unwrap();
         assert!(matches!(created, Created::Endpoint(endpoint) if endpoint.id == id));
@@ -118,6 +119,16 @@ impl Stage {
         assert_eq!(rotated.unwrap().unwrap().id, endpoint_id);
         tx.commit().await.unwrap();
         secret
+    }
+
+    /// Stores an endpoint's own headers, unchecked.
+    pub async fn set_headers(&self, endpoint_id: Uuid, headers: BTreeMap<String, String>) {
+        let key: SecretKey = self.secret_key.parse().unwrap();
+        let sealed = SealedHeaders::seal(&key, endpoint_id, &headers).unwrap();
+        let patch = EndpointPatch { headers: Some(&sealed), ..EndpointPatch::default() };
+        let mut tx = self.database.begin().await.unwrap();
+        endpoints::update(&mut tx, self.account_id, endpoint_id, &patch).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
     }
 
     /// Appends `count` events of one resource, with the numbers from 0 on ([`Received::number`]), and returns their ids.
@@ -341,7 +352,9 @@ impl Receiver {
     /// What was received and not yet looked at; it too is as documented.
     pub fn rest(&mut self) -> Vec<Received> {
         let rest: Vec<Received> = std::iter::from_fn(|| self.received.try_recv().ok()).collect();
-        rest.iter().for_each(|received| assert_payload(&received.body));
+        for received in &rest {
+            assert_payload(&received.body);
+        }
         rest
     }
 }
