@@ -49,7 +49,9 @@ create table endpoints (
     secret bytea not null,
     rate_limit double precision,
     ordered boolean not null default false,
-    headers jsonb not null default '{}',
+    -- Its own headers: the names, and all of them as JSON, sealed, for the values may be secrets.
+    header_names text[] not null default '{}',
+    sealed_headers bytea,
     disabled_reason text,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),

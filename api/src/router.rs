@@ -48,9 +48,7 @@ pub fn operations() -> Vec<Operation> {
         operation!(contacts::list, Scope(Read)),
         operation!(contacts::create, Scope(Write)).errors(CONTACT_ERRORS).audit(&["create_contact"]),
         operation!(contacts::get, Scope(Read)).errors(&[Code::ContactNotFound]),
-        operation!(contacts::erase, Scope(Admin))
-            .errors(&[Code::ContactNotFound])
-            .audit(&["delete_contact"]),
+        operation!(contacts::erase, Scope(Admin)).errors(&[Code::ContactNotFound]).audit(&["delete_contact"]),
         operation!(contacts::bulk_import, Scope(Write))
             .errors(&[Code::CampaignNotFound, Code::Conflict])
             .audit(&["bulk_create_contacts"])
@@ -85,8 +83,11 @@ pub fn operations() -> Vec<Operation> {
             .audit(&["test_webhook"])
             .long(),
         operation!(webhooks::deliveries, Scope(Admin)).errors(&[Code::WebhookNotFound]),
-        Operation::new("webhooks.redeliver", routes!(webhook_deliveries::redeliver), Scope(Admin))
-            .errors(&[Code::WebhookNotFound, Code::DeliveryNotFound, Code::Conflict]),
+        Operation::new("webhooks.redeliver", routes!(webhook_deliveries::redeliver), Scope(Admin)).errors(&[
+            Code::WebhookNotFound,
+            Code::DeliveryNotFound,
+            Code::Conflict,
+        ]),
         Operation::new("webhooks.rotate_secret", routes!(webhook_secrets::rotate), Scope(Admin))
             .errors(&[Code::WebhookNotFound])
             .audit(&["update_webhook"]),

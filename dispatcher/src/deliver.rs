@@ -106,8 +106,7 @@ impl Requester for HttpClient {
         started_at: DateTime<Utc>,
         body: Bytes,
     ) -> Answer {
-        let mut headers = endpoint_headers::for_request(&due.headers);
-        headers.extend(key.headers(due.id, started_at.timestamp(), &body));
+        let headers = key.headers(due.id, started_at.timestamp(), &body);
         self.post(&due.url, headers, body).await
     }
 }
@@ -324,6 +323,7 @@ struct Keys {
 struct OpenedKey {
     sealed: Vec<u8>,
     sealed_old: Option<Vec<u8>>,
+    sealed_headers: Option<Vec<u8>>,
     key: Arc<SigningKey>,
 }
 
@@ -337,6 +337,7 @@ impl Keys {
         if let Some(known) = opened.get(&due.endpoint_id)
             && known.sealed == due.sealed_secret
             && known.sealed_old == due.sealed_old_secret
+            && known.sealed_headers == due.sealed_headers
         {
             return Ok(known.key.clone());
         }
@@ -345,12 +346,14 @@ impl Keys {
         if let Some(sealed) = &due.sealed_old_secret {
             key = key.with_old(&self.secret_key.open(&place, sealed)?)?;
         }
-        let key = Arc::new(key);
+        let own = endpoint_headers::open(&self.secret_key, due.endpoint_id, due.sealed_headers.as_deref())?;
+        let key = Arc::new(key.with_own(endpoint_headers::for_request(&own)));
         if opened.len() >= KEYS_MAX {
             opened.clear();
         }
         let (sealed, sealed_old) = (due.sealed_secret.clone(), due.sealed_old_secret.clone());
-        opened.insert(due.endpoint_id, OpenedKey { sealed, sealed_old, key: key.clone() });
+        let sealed_headers = due.sealed_headers.clone();
+        opened.insert(due.endpoint_id, OpenedKey { sealed, sealed_old, sealed_headers, key: key.clone() });
         Ok(key)
     }
 }
@@ -371,7 +374,7 @@ mod tests {
             url: String::new(),
             sealed_secret: sealed_secret.to_vec(),
             sealed_old_secret: sealed_old_secret.map(<[u8]>::to_vec),
-            headers: serde_json::json!({}),
+            sealed_headers: None,
             open: true,
             body: None,
             event_created_at: None,

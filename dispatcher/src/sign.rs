@@ -31,6 +31,8 @@ pub struct SigningKey {
     standard: Hmac<Sha256>,
     /// The secret before it, while receivers may know that one alone.
     old: Option<Hmac<Sha256>>,
+    /// The endpoint's own headers.
+    own: HeaderMap,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -43,12 +45,18 @@ impl SigningKey {
     /// Reads a secret. X-Iris-Signature is keyed by its whole text, webhook-signature by the bytes it encodes.
     pub fn new(secret: &str) -> Result<Self, BadSecret> {
         let iris = Hmac::new_from_slice(secret.as_bytes()).map_err(|_| BadSecret)?;
-        Ok(Self { iris, standard: standard_key(secret)?, old: None })
+        Ok(Self { iris, standard: standard_key(secret)?, old: None, own: HeaderMap::new() })
     }
 
     /// Signs with the secret before this one too. X-Iris-Signature has room for one signature and goes without it.
     pub fn with_old(self, secret: &str) -> Result<Self, BadSecret> {
         Ok(Self { old: Some(standard_key(secret)?), ..self })
+    }
+
+    /// Sends headers of the endpoint's own besides; none of them replaces one of ours.
+    #[must_use]
+    pub fn with_own(self, own: HeaderMap) -> Self {
+        Self { own, ..self }
     }
 
     /// The headers of one attempt, made at `timestamp` (epoch seconds). The delivery's id is the same at every attempt.
@@ -65,7 +73,8 @@ impl SigningKey {
             signatures.push(' ');
             signatures.push_str(&standard(old));
         }
-        HeaderMap::from_iter([
+        let mut headers = self.own.clone();
+        headers.extend([
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::USER_AGENT, HeaderValue::from_static(USER_AGENT)),
             (X_IRIS_DELIVERY, ascii(id.clone())),
@@ -74,7 +83,8 @@ impl SigningKey {
             (WEBHOOK_ID, ascii(id)),
             (WEBHOOK_TIMESTAMP, ascii(timestamp)),
             (WEBHOOK_SIGNATURE, ascii(signatures)),
-        ])
+        ]);
+        headers
     }
 }
 

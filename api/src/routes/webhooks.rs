@@ -19,7 +19,7 @@ use shared::{
         FieldError,
         delivery::{Delivery, DeliveryStatus},
         endpoint::{Endpoint, new_secret, secret_place},
-        endpoint_headers,
+        endpoint_headers::{self, SealedHeaders},
         endpoint_url::{self, AllowList},
         field::Checks,
     },
@@ -94,7 +94,7 @@ pub struct UpdateWebhook {
     rate_limit: Option<Option<f64>>,
     /// Whether its deliveries are made one after the other, in the order of their events.
     ordered: Option<bool>,
-    /// All headers that its requests carry besides iris's own.
+    /// All headers that its requests carry besides iris's own. A value of `***` stays as it is stored.
     headers: Option<BTreeMap<String, String>>,
 }
 
@@ -160,6 +160,7 @@ pub async fn create(
     let checked = given.check(&app.webhook_allow)?;
     let (id, secret) = (new_id(), new_secret());
     let sealed_secret = app.secret_key.seal(&secret_place(id), &secret)?;
+    let headers = sealed_headers(&app, id, checked.headers.unwrap_or_default(), None)?;
     let mut tx = app.database.begin().await?;
     let new = NewEndpoint {
         id,
@@ -169,7 +170,7 @@ pub async fn create(
         sealed_secret: &sealed_secret,
         rate_limit: new.rate_limit,
         ordered: new.ordered,
-        headers: &checked.headers.unwrap_or_default(),
+        headers: &headers,
     };
     let Created::Endpoint(endpoint) = db::create(&mut tx, caller.account_id, &new).await? else {
         return Err(ApiError::new(Code::Conflict).saying("the account has as many webhooks as it may have"));
@@ -216,6 +217,13 @@ pub async fn update(
     };
     let checked = given.check(&app.webhook_allow)?;
     let mut tx = app.database.begin().await?;
+    let headers = match checked.headers {
+        Some(headers) => {
+            let stored = db::sealed_headers(&mut tx, caller.account_id, id).await?;
+            Some(sealed_headers(&app, id, headers, stored.as_deref())?)
+        }
+        None => None,
+    };
     let change = EndpointPatch {
         url: checked.url.as_deref(),
         events: checked.events.as_deref(),
@@ -223,11 +231,10 @@ pub async fn update(
         description,
         rate_limit: patch.rate_limit,
         ordered: patch.ordered,
-        headers: checked.headers.as_ref(),
+        headers: headers.as_ref(),
     };
     let endpoint = db::update(&mut tx, caller.account_id, id, &change).await?;
     let endpoint = endpoint.ok_or_else(|| ApiError::new(Code::WebhookNotFound))?;
-    // The headers' values may be secrets.
     let headers: Vec<&String> =
         endpoint.headers.as_object().into_iter().flat_map(|headers| headers.keys()).collect();
     let metadata = json!({
@@ -314,6 +321,18 @@ pub async fn deliveries(
     let rows = deliveries::list(&mut conn, caller.account_id, id, paging.page).await?;
     let total = paging.total(async || deliveries::count(&mut conn, caller.account_id, id).await).await?;
     Ok(paging.list(rows, total))
+}
+
+/// Seals an endpoint's headers; the values that are masked are those of the stored ones.
+fn sealed_headers(
+    app: &App,
+    id: Uuid,
+    headers: BTreeMap<String, String>,
+    stored: Option<&[u8]>,
+) -> Result<SealedHeaders, ApiError> {
+    let stored = endpoint_headers::open(&app.secret_key, id, stored)?;
+    let headers = endpoint_headers::keep_stored(headers, &stored).map_err(ApiError::input)?;
+    Ok(SealedHeaders::seal(&app.secret_key, id, &headers)?)
 }
 
 impl TestWebhook {

@@ -96,7 +96,7 @@ async fn a_rate_limit_and_headers_are_set_changed_and_taken_away() {
     let body = json!({"url": "https://example.com/hooks", "events": ["message.sent"], "rate_limit": 2.5,
         "headers": {"X-Api-Key": "s3cret"}});
     let webhook = created(app.post("/webhooks", body).await);
-    assert_eq!((&webhook["rate_limit"], &webhook["headers"]), (&json!(2.5), &json!({"x-api-key": "s3cret"})));
+    assert_eq!((&webhook["rate_limit"], &webhook["headers"]), (&json!(2.5), &json!({"x-api-key": "***"})));
     let rate = async || -> Option<f64> {
         sqlx::query_scalar("select per_second from queue.lanes where queue = 'deliver' and lane = $1")
             .bind(webhook["id"].as_str().unwrap())
@@ -106,6 +106,13 @@ async fn a_rate_limit_and_headers_are_set_changed_and_taken_away() {
     };
     assert_eq!(rate().await, Some(2.5));
     let path = path_of(&webhook);
+    let changed = ok(app.patch(&path, json!({"headers": {"x-api-key": "***", "x-env": "s3cret"}})).await);
+    assert_eq!(changed["headers"], json!({"x-api-key": "***", "x-env": "***"}));
+    let unknown = app.patch(&path, json!({"headers": {"x-other": "***"}})).await;
+    assert_eq!(failed(unknown, 422, "SERVER_005"), ["headers.x-other"]);
+    let stored = "select string_agg(e::text, '') || string_agg(a.metadata::text, '') from endpoints e, api_audit_log a";
+    let stored: String = sqlx::query_scalar(stored).fetch_one(app.database.pool()).await.unwrap();
+    assert!(!stored.contains("s3cret") && !stored.contains(&hex::encode("s3cret")));
     let changed = ok(app.patch(&path, json!({"headers": {}, "rate_limit": 100})).await);
     assert_eq!((&changed["rate_limit"], &changed["headers"]), (&json!(100.0), &json!({})));
     assert_eq!(rate().await, Some(100.0));

@@ -1,11 +1,14 @@
 //! What every part is played on: a database of its own with accounts and endpoints, and their receivers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     Database,
     db::endpoints::{self, Created, NewEndpoint},
-    domain::endpoint::{new_secret, secret_place},
+    domain::{
+        endpoint::{new_secret, secret_place},
+        endpoint_headers::SealedHeaders,
+    },
     events::EventType,
     ids::new_id,
     secrets::SecretKey,
@@ -120,7 +123,7 @@ impl Stage {
                 sealed_secret: &key.seal(&secret_place(id), &secret)?,
                 rate_limit: None,
                 ordered: self.shape.ordered,
-                headers: &BTreeMap::new(),
+                headers: &SealedHeaders::default(),
             };
             let created = endpoints::create(&mut tx, account_id, &new).await?;
             anyhow::ensure!(

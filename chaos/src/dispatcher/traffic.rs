@@ -99,12 +99,11 @@ impl Customer {
     async fn change_campaign(&mut self) -> anyhow::Result<()> {
         let mark = self.mark();
         let name = named(mark);
-        let answer = match &self.campaign {
-            Some(id) => self.ask(&Method::PATCH, &format!("/campaigns/{id}"), &json!({ "name": name })).await,
-            None => {
-                let campaign = json!({"name": name, "objective_type": "venue_dj"});
-                self.ask(&Method::POST, "/campaigns", &campaign).await
-            }
+        let answer = if let Some(id) = &self.campaign {
+            self.ask(&Method::PATCH, &format!("/campaigns/{id}"), &json!({ "name": name })).await
+        } else {
+            let campaign = json!({"name": name, "objective_type": "venue_dj"});
+            self.ask(&Method::POST, "/campaigns", &campaign).await
         };
         if let (None, Some(created)) = (&self.campaign, &answer) {
             self.campaign = created["data"]["id"].as_str().map(ToOwned::to_owned);

@@ -62,12 +62,8 @@ async fn an_endpoints_own_headers_are_sent_beside_ours_and_replace_none() {
     let mut receiver = Receiver::answering(&[200]).await;
     let (endpoint, secret) = stage.endpoint(&receiver.url, &[MessageSent]).await;
     // Stored as they might have been before a name was denied.
-    sqlx::query("update endpoints set headers = $2 where id = $1")
-        .bind(endpoint)
-        .bind(serde_json::json!({"authorization": "Bearer ours", "x-iris-timestamp": "0", "user-agent": "x"}))
-        .execute(stage.pool())
-        .await
-        .unwrap();
+    let own = [("authorization", "Bearer ours"), ("x-iris-timestamp", "0"), ("user-agent", "x")];
+    stage.set_headers(endpoint, own.map(|(name, value)| (name.to_owned(), value.to_owned())).into()).await;
     let dispatcher = stage.dispatch(DispatcherConfig::default());
     stage.append(MessageSent, new_id(), 1).await;
     let request = receiver.next().await;

@@ -97,8 +97,8 @@ pub struct DueDelivery {
     pub sealed_secret: Vec<u8>,
     /// The secret before that one, while it is still signed with.
     pub sealed_old_secret: Option<Vec<u8>>,
-    /// Its endpoint's own headers.
-    pub headers: serde_json::Value,
+    /// Its endpoint's own headers, sealed.
+    pub sealed_headers: Option<Vec<u8>>,
     /// Whether its endpoint is enabled and not deleted.
     pub open: bool,
     /// The event's bytes; none once its history was dropped.
@@ -118,14 +118,14 @@ pub async fn list_due(
     sqlx::query_as(
         // Each lateral query's limit keeps it apart, so that it is looked up row by row.
         "select d.account_id, d.id, d.endpoint_id, d.attempts, d.retries_from, e.url, e.secret as sealed_secret,
-            e.old_secret as sealed_old_secret, e.headers, e.open, v.body,
+            e.old_secret as sealed_old_secret, e.sealed_headers, e.open, v.body,
             case when not d.again then v.created_at end as event_created_at, clock_timestamp() as read_at
          from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
          cross join lateral (
             select * from deliveries d
             where d.account_id = t.account_id and d.id = t.id limit 1) d
          cross join lateral (
-            select url, secret, case when old_secret_until > clock_timestamp() then old_secret end as old_secret, headers,
+            select url, secret, case when old_secret_until > clock_timestamp() then old_secret end as old_secret, sealed_headers,
                 enabled and deleted_at is null as open
             from endpoints e
             where e.account_id = d.account_id and e.id = d.endpoint_id limit 1) e

@@ -1,9 +1,9 @@
 //! Endpoints, and what their deliveries taught about them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use queue::Wake;
-use sqlx::{PgConnection, types::Json};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{
@@ -11,7 +11,10 @@ use super::{
     page::{Page, Rows},
 };
 use crate::{
-    domain::endpoint::{ENDPOINTS_MAX, Endpoint, IN_FLIGHT_MAX},
+    domain::{
+        endpoint::{ENDPOINTS_MAX, Endpoint, IN_FLIGHT_MAX},
+        endpoint_headers::SealedHeaders,
+    },
     events::EventType,
     jobs::Deliver,
 };
@@ -33,8 +36,8 @@ pub struct NewEndpoint<'a> {
     pub rate_limit: Option<f64>,
     /// Whether its deliveries are made one after the other.
     pub ordered: bool,
-    /// Its own headers, checked by [`endpoint_headers::check`](crate::domain::endpoint_headers::check).
-    pub headers: &'a BTreeMap<String, String>,
+    /// Its own headers, checked by [`endpoint_headers::check`](crate::domain::endpoint_headers::check) and sealed.
+    pub headers: &'a SealedHeaders,
 }
 
 /// What asking for a new endpoint led to.
@@ -61,15 +64,16 @@ pub struct EndpointPatch<'a> {
     pub rate_limit: Option<Option<f64>>,
     /// Whether its deliveries are made one after the other.
     pub ordered: Option<bool>,
-    /// Other headers of its own, checked.
-    pub headers: Option<&'a BTreeMap<String, String>>,
+    /// Other headers of its own, checked and sealed.
+    pub headers: Option<&'a SealedHeaders>,
 }
 
 /// The public form, from `endpoints e` and `endpoint_health h`.
 macro_rules! select_endpoints {
     ($rest:literal) => {
         concat!(
-            "select e.id, e.url, e.events, e.enabled, e.description, e.rate_limit, e.ordered, e.headers, e.created_at,
+            "select e.id, e.url, e.events, e.enabled, e.description, e.rate_limit, e.ordered, e.created_at,
+                (select coalesce(jsonb_object_agg(n, '***'), '{}') from unnest(e.header_names) n) as headers,
                 h.last_success_at, h.failing_since, e.disabled_reason
              from endpoints e
              left join endpoint_health h on h.account_id = e.account_id and h.endpoint_id = e.id
@@ -94,8 +98,8 @@ pub async fn create(
         return Ok(Created::LimitReached);
     }
     sqlx::query(
-        "insert into endpoints (account_id, id, url, events, description, secret, rate_limit, headers, ordered)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "insert into endpoints (account_id, id, url, events, description, secret, rate_limit, header_names, sealed_headers, ordered)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(account_id)
     .bind(new.id)
@@ -104,7 +108,8 @@ pub async fn create(
     .bind(new.description)
     .bind(new.sealed_secret)
     .bind(new.rate_limit)
-    .bind(Json(new.headers))
+    .bind(&new.headers.names)
+    .bind(&new.headers.sealed)
     .bind(new.ordered)
     .execute(&mut *conn)
     .await?;
@@ -154,6 +159,22 @@ pub async fn find(
     sqlx::query_as(select_endpoints!("and e.id = $2")).bind(account_id).bind(id).fetch_optional(conn).await
 }
 
+/// The sealed headers of an endpoint, if the account has it and it has any.
+pub async fn sealed_headers(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    let found: Option<(Option<Vec<u8>>,)> = sqlx::query_as(
+        "select sealed_headers from endpoints where account_id = $1 and id = $2 and deleted_at is null for no key update",
+    )
+    .bind(account_id)
+    .bind(id)
+    .fetch_optional(conn)
+    .await?;
+    Ok(found.and_then(|(sealed,)| sealed))
+}
+
 /// Changes an endpoint. What waits for one that is disabled is cancelled when its turn comes. Enabling it forgets why it was disabled, and so does another URL what failed before: its circuit
 /// is closed. `None`: the account has no such endpoint.
 pub async fn update(
@@ -166,7 +187,8 @@ pub async fn update(
         "with changed as (
             update endpoints set url = coalesce($3, url), events = coalesce($4, events),
                 enabled = coalesce($5, enabled), description = case when $6 then $7 else description end,
-                rate_limit = case when $8 then $9 else rate_limit end, headers = coalesce($10, headers),
+                rate_limit = case when $8 then $9 else rate_limit end, header_names = coalesce($10, header_names),
+                sealed_headers = case when $10 is null then sealed_headers else $12 end,
                 ordered = coalesce($11, ordered),
                 disabled_reason = case when $5 then null else disabled_reason end, updated_at = now()
             where account_id = $1 and id = $2 and deleted_at is null
@@ -185,8 +207,9 @@ pub async fn update(
     .bind(patch.description.flatten())
     .bind(patch.rate_limit.is_some())
     .bind(patch.rate_limit.flatten())
-    .bind(patch.headers.map(Json))
+    .bind(patch.headers.map(|headers| &headers.names))
     .bind(patch.ordered)
+    .bind(patch.headers.and_then(|headers| headers.sealed.as_deref()))
     .execute(&mut **tx)
     .await?;
     let endpoint = find(tx, account_id, id).await?;

@@ -32,7 +32,7 @@ pub struct Endpoint {
     pub rate_limit: Option<f64>,
     /// Whether its deliveries are made one after the other, in the order of their events.
     pub ordered: bool,
-    /// Headers that its requests carry besides iris's own.
+    /// Headers that its requests carry besides iris's own. Their values are not shown: each is `***`.
     #[schema(value_type = std::collections::HashMap<String, String>)]
     pub headers: serde_json::Value,
     /// When it was registered.

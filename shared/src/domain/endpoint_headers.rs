@@ -1,10 +1,14 @@
-//! Which headers a customer may add to the requests to an endpoint.
+//! Which headers a customer may add to the requests to an endpoint. Their values may be secrets: they are sealed at rest and never
+//! shown.
 
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use uuid::Uuid;
+
 use super::FieldError;
+use crate::secrets::{SecretKey, Unsealable};
 
 /// The most headers of an endpoint.
 const HEADERS_MAX: usize = 20;
@@ -45,6 +49,61 @@ const DENIED: [&str; 27] = [
 /// The same, as beginnings of names.
 const DENIED_PREFIXES: [&str; 6] = ["x-aws-ec2-", "x-iris-", "webhook-", "proxy-", "sec-", "x-forwarded-"];
 
+/// What a value is shown as. In a change it stands for the value that is stored.
+pub const MASK: &str = "***";
+
+/// An endpoint's headers as they are stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SealedHeaders {
+    /// Their names.
+    pub names: Vec<String>,
+    /// All of them; none if there are none.
+    pub sealed: Option<Vec<u8>>,
+}
+
+impl SealedHeaders {
+    /// Seals headers for an endpoint.
+    pub fn seal(
+        key: &SecretKey,
+        endpoint_id: Uuid,
+        headers: &BTreeMap<String, String>,
+    ) -> Result<Self, Unsealable> {
+        let text = serde_json::to_string(headers).map_err(|_| Unsealable)?;
+        let sealed = (!headers.is_empty()).then(|| key.seal(&place(endpoint_id), &text)).transpose()?;
+        Ok(Self { names: headers.keys().cloned().collect(), sealed })
+    }
+}
+
+/// Opens the headers of an endpoint.
+pub fn open(
+    key: &SecretKey,
+    endpoint_id: Uuid,
+    sealed: Option<&[u8]>,
+) -> Result<BTreeMap<String, String>, Unsealable> {
+    let Some(sealed) = sealed else { return Ok(BTreeMap::new()) };
+    serde_json::from_str(&key.open(&place(endpoint_id), sealed)?).map_err(|_| Unsealable)
+}
+
+fn place(endpoint_id: Uuid) -> String {
+    format!("endpoint/{endpoint_id}/headers")
+}
+
+/// Puts stored values where a change says that they stay: [`MASK`].
+pub fn keep_stored(
+    mut headers: BTreeMap<String, String>,
+    stored: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, String>, Vec<FieldError>> {
+    let mut wrong = Vec::new();
+    for (name, value) in headers.iter_mut().filter(|(_, value)| *value == MASK) {
+        match stored.get(name) {
+            Some(stored) => stored.clone_into(value),
+            None => wrong
+                .push(FieldError::new(format!("headers.{name}"), "must be the value itself: none is stored")),
+        }
+    }
+    if wrong.is_empty() { Ok(headers) } else { Err(wrong) }
+}
+
 /// Checks headers and brings their names into the form in which they are stored: lower case.
 pub fn check(headers: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<FieldError>> {
     if headers.len() > HEADERS_MAX {
@@ -80,13 +139,13 @@ fn reason_against(name: &str, value: &str) -> Option<String> {
     None
 }
 
-/// Stored headers as a request carries them. They may hold the customer's secrets, and so are never shown.
-pub fn for_request(stored: &serde_json::Value) -> HeaderMap {
-    let stored = stored.as_object().into_iter().flatten();
-    stored
+/// Headers as a request carries them, marked so that no log shows them.
+pub fn for_request(headers: &BTreeMap<String, String>) -> HeaderMap {
+    headers
+        .iter()
         .filter_map(|(name, value)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-            let mut value = HeaderValue::from_str(value.as_str()?).ok()?;
+            let mut value = HeaderValue::from_str(value).ok()?;
             value.set_sensitive(true);
             Some((name, value))
         })
@@ -95,8 +154,6 @@ pub fn for_request(stored: &serde_json::Value) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn headers<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
@@ -111,9 +168,27 @@ mod tests {
             stored,
             headers([("x-api-key", "s3cret"), ("authorization", "Bearer a b"), ("x-empty", "")])
         );
-        let sent = for_request(&json!(stored));
+        let sent = for_request(&stored);
         assert_eq!(sent.len(), 3);
         assert!(sent["x-api-key"] == "s3cret" && !format!("{sent:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn stored_values_are_sealed_and_stay_where_they_are_masked() {
+        let key: SecretKey = SecretKey::generate().parse().unwrap();
+        let id = Uuid::from_u128(1);
+        let stored = headers([("authorization", "Bearer a b"), ("x-env", "test")]);
+        let sealed = SealedHeaders::seal(&key, id, &stored).unwrap();
+        assert_eq!(sealed.names, ["authorization", "x-env"]);
+        let bytes = sealed.sealed.as_deref();
+        assert!(!String::from_utf8_lossy(bytes.unwrap()).contains("Bearer"));
+        assert_eq!(open(&key, id, bytes).unwrap(), stored);
+        assert!(open(&key, Uuid::from_u128(2), bytes).is_err(), "they open nowhere else");
+        assert_eq!(SealedHeaders::seal(&key, id, &headers([])).unwrap(), SealedHeaders::default());
+        let changed = headers([("authorization", MASK), ("x-new", "1")]);
+        let expected = headers([("authorization", "Bearer a b"), ("x-new", "1")]);
+        assert_eq!(keep_stored(changed, &stored).unwrap(), expected);
+        assert_eq!(keep_stored(headers([("x-new", MASK)]), &stored).unwrap_err().len(), 1);
     }
 
     #[test]

@@ -175,7 +175,7 @@ mod tests {
     const MESSAGE: [&str; 7] =
         ["subject", "content", "variables", "rfc_message_id", "in_reply_to", "error", "new_field"];
 
-    fn with(mut data: Value, more: Value) -> Value {
+    fn with(mut data: Value, more: &Value) -> Value {
         for (name, value) in more.as_object().unwrap() {
             data[name] = value.clone();
         }
@@ -184,13 +184,13 @@ mod tests {
 
     #[test]
     fn nothing_of_the_person_stays_and_no_field_goes() {
-        let contact = with(filled(&CONTACT), json!({"id": "c", "status": "active", "created_at": "t"}));
-        let updated = with(contact.clone(), json!({"previous": filled(&CONTACT)}));
-        let message = with(filled(&MESSAGE), json!({"id": "m", "status": "sent", "step": 0}));
+        let contact = with(filled(&CONTACT), &json!({"id": "c", "status": "active", "created_at": "t"}));
+        let updated = with(contact.clone(), &json!({"previous": filled(&CONTACT)}));
+        let message = with(filled(&MESSAGE), &json!({"id": "m", "status": "sent", "step": 0}));
         let conversation = json!({"id": "v", "status": "replied", "unread_count": 1, "new_field": WHO});
         let reply =
             json!({"message": message, "intent": "interested", "sentiment": "positive", "new_field": WHO});
-        let replied = with(conversation.clone(), json!({ "reply": reply }));
+        let replied = with(conversation.clone(), &json!({ "reply": reply }));
         for (kind, data) in [
             (EventType::ContactCreated, contact.clone()),
             (EventType::ContactDeleted, contact),

@@ -199,7 +199,7 @@ async fn nobody_who_delivers_is_harmed_by_a_drop() {
         .collect();
     soon(async {
         while past_days(&pool).await != days(2, 2, 2) {
-            maintain(&mut bench).await;
+            Box::pin(maintain(&mut bench)).await;
         }
     })
     .await;

@@ -10,7 +10,10 @@ use shared::{
         outbox,
         replays::{self, NewReplay},
     },
-    domain::replay::{Replay, ReplayStatus},
+    domain::{
+        endpoint_headers::SealedHeaders,
+        replay::{Replay, ReplayStatus},
+    },
     events::{EventType, NewEvent, samples},
     ids::new_id,
     jobs::{self, SYSTEM_TENANT, SettleStranded},
@@ -35,7 +38,7 @@ impl Bench {
             sealed_secret: b"sealed",
             rate_limit: None,
             ordered: false,
-            headers: &BTreeMap::new(),
+            headers: &SealedHeaders::default(),
         };
         let mut tx = self.tx().await;
         let created = endpoints::create(&mut tx, self.account_id, &new).await.unwrap();
