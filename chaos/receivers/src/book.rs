@@ -99,12 +99,13 @@ pub struct Ticket {
     endpoint: usize,
     event: EventId,
     receipt: usize,
+    mark: Mark,
 }
 
 impl Ticket {
-    /// Whether it is the first request of its delivery.
-    pub fn is_first(&self) -> bool {
-        self.receipt == 0
+    /// Whether it is the first request of every so many deliveries.
+    pub fn is_first_of_every(&self, deliveries: u64) -> bool {
+        self.receipt == 0 && self.mark.is_multiple_of(deliveries)
     }
 }
 
@@ -135,7 +136,7 @@ pub struct Book {
     pub unverified_examples: Vec<String>,
     pub unsure: u64,
     /// Events that came to the ordered endpoint after a later one of the same campaign or contact.
-    pub out_of_order: u64,
+    pub out_of_order: Vec<String>,
     /// The last mark of each campaign and contact there.
     last_marks: HashMap<String, Mark>,
     /// Lines that were not understood.
@@ -233,14 +234,21 @@ impl Book {
                     if ENDPOINTS[endpoint].name == ORDERED {
                         let last = self.last_marks.entry(resource).or_default();
                         // Whoever makes things happen does so one after the other, with rising marks.
-                        self.out_of_order += u64::from(mark < *last);
+                        if mark < *last {
+                            let fault = self.faults.last();
+                            let (ago, what) = fault.map_or((Duration::ZERO, "none"), |fault| {
+                                (now.saturating_duration_since(fault.begun), fault.scenario.as_str())
+                            });
+                            let ago = ago.as_millis();
+                            self.out_of_order.push(format!("{mark} after {last}, {ago} ms after {what}"));
+                        }
                         *last = mark.max(*last);
                     }
                 } else {
                     delivery.renamed |= delivery.id != id;
                 }
                 delivery.receipts.push(Receipt { received: now, answered: None, connection });
-                Some(Ticket { endpoint, event, receipt: delivery.receipts.len() - 1 })
+                Some(Ticket { endpoint, event, receipt: delivery.receipts.len() - 1, mark })
             }
             Err(error) => {
                 self.unverified += 1;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
@@ -27,11 +27,13 @@ impl Certificates {
     pub fn make() -> anyhow::Result<Self> {
         let key = KeyPair::generate()?;
         let mut authority = CertificateParams::new(Vec::new())?;
+        // Without names of their own it and what it signs would have the same, as if each signed itself.
+        authority.distinguished_name.push(DnType::CommonName, "chaos");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = authority.self_signed(&key)?.pem();
         let issuer = Issuer::new(authority, key);
-        let named = ENDPOINTS.iter().filter(|endpoint| endpoint.place == Place::Named);
-        let names: Vec<String> = named.map(crate::endpoint::Endpoint::host).collect();
+        let endpoints = ENDPOINTS.iter().filter(|endpoint| endpoint.place == Place::Named);
+        let names: Vec<String> = endpoints.map(crate::endpoint::Endpoint::host).collect();
         let key = KeyPair::generate()?;
         let trusted = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
         let trusted = acceptor(trusted.der().clone(), &key)?;

@@ -52,7 +52,7 @@ impl Hears {
 pub enum Behaviour {
     /// 200, after up to so many milliseconds.
     Answers(u64),
-    /// 503 to the first request of each delivery, then 200.
+    /// 503 to the first request of every fourth delivery, else 200: never for long, or its circuit would open.
     Flaky,
     /// 200 and 100 MB.
     Flood,

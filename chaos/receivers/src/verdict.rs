@@ -58,6 +58,9 @@ impl Book {
         for (endpoint, mark) in self.missing() {
             complaints.add(LOST, format!("{} {mark}", ENDPOINTS[endpoint].name));
         }
+        for example in &self.out_of_order {
+            complaints.add("out_of_order", example.clone());
+        }
         for (mark, _) in self.happenings.iter().filter(|(_, happening)| happening.twice) {
             complaints.add(TWICE, mark.to_string());
         }
@@ -198,7 +201,7 @@ impl Book {
             "events": happenings.filter(|happening| happening.event.is_some()).count(),
             "requests": self.requests.values().sum::<u64>(),
             "unverified": self.unverified,
-            "out_of_order": self.out_of_order,
+            "out_of_order": self.out_of_order.len(),
             "deliveries_renamed": complaints.count(RENAMED),
             "events_twice": complaints.count(TWICE),
         })

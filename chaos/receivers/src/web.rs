@@ -40,6 +40,8 @@ const FLOOD_PIECE: usize = 64 << 10;
 const FLOOD_PIECES: usize = 1600;
 /// What a bomb becomes when it is opened, in bytes.
 const BOMB_BYTES: usize = 512 << 20;
+/// Of how many deliveries an endpoint that is flaky refuses one at first.
+const FLAKY: u64 = 4;
 /// How long an endpoint that hangs does so.
 const HANG: Duration = Duration::from_secs(600);
 /// The pause after a connection that could not be taken.
@@ -117,7 +119,7 @@ impl Web {
             tokio::time::sleep(Duration::from_millis(ms)).await;
         }
         let answer = match behaviour {
-            Behaviour::Flaky if ticket.is_first() => plain(StatusCode::SERVICE_UNAVAILABLE),
+            Behaviour::Flaky if ticket.is_first_of_every(FLAKY) => plain(StatusCode::SERVICE_UNAVAILABLE),
             Behaviour::Redirect => with(StatusCode::TEMPORARY_REDIRECT, header::LOCATION, &self.forbidden),
             Behaviour::Closes => with(StatusCode::OK, header::CONNECTION, "close"),
             Behaviour::Flood => self.flood(),
