@@ -272,8 +272,8 @@ $$;
 
 -- Moves ready jobs to `running` under the lease: from each given lane the first ones from the place `p_from` on (null: from
 -- its head), at most its budget. What is set for a lane is judged here; of two tenants that name the same lane with
--- limits only the first gets any. An ordered lane of which none runs gives up to `p_unit` jobs for a budget of one; all slow
--- lanes together give at most `p_slow`. Raises 'QL001' when the lease has lapsed. `fate` says what became of a job: claimed;
+-- limits only the first gets any. An ordered lane of which none runs gives up to `p_unit` jobs for a budget of one, always from
+-- its head, for what ran may have come back there; all slow lanes together give at most `p_slow`. Raises 'QL001' when the lease has lapsed. `fate` says what became of a job: claimed;
 -- removed, because its group was cancelled; parked, because its group is held. A row whose fate is `held by another`
 -- or `full` is no job: another claimer has this lane's limits in hand, or they allow no more than was claimed.
 create function queue.take(p_lease uuid, p_queue text, p_tenants text[], p_lanes text[], p_budgets integer[], p_from timestamptz[],
@@ -285,6 +285,7 @@ set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 declare
     v_budgets integer[] := p_budgets;
+    v_from timestamptz[] := p_from;
     v_locked text[];
     v_guarded text[];
     v_ordered text[];
@@ -339,8 +340,9 @@ begin
         )
         select array_agg(j.share order by j.n), array_agg(distinct j.lane) filter (where j.guarded), array_agg(j.lane) filter (where j.held),
             array_agg(distinct j.lane) filter (where j.guarded and not j.held and j.share < j.asked),
-            array_agg(j.lane) filter (where j.ordered), array_agg(j.lane) filter (where j.slow)
-        into v_budgets, v_guarded, v_held, v_full, v_ordered, v_slow from judged j;
+            array_agg(j.lane) filter (where j.ordered), array_agg(j.lane) filter (where j.slow),
+            array_agg(case when not j.ordered then p_from[j.n] end order by j.n)
+        into v_budgets, v_guarded, v_held, v_full, v_ordered, v_slow, v_from from judged j;
         -- Nothing that still runs started before this, but for the time that a claim's statement may take: what died
         -- before need not be walked over by the next count.
         update queue.lanes l
@@ -354,7 +356,7 @@ begin
     return query
     with picked as (
         select p.ctid
-        from unnest(p_tenants, p_lanes, v_budgets, p_from) as v(tenant, lane, budget, start)
+        from unnest(p_tenants, p_lanes, v_budgets, v_from) as v(tenant, lane, budget, start)
         cross join lateral (
             select r.ctid from queue.ready r
             where r.queue = p_queue and r.tenant = v.tenant and r.lane = v.lane and r.rank >= coalesce(v.start, '-infinity')

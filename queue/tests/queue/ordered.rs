@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use queue::{Outcome, Recorded, Room, Rota, complete_many, lanes};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -46,6 +47,36 @@ async fn an_ordered_lane_gives_a_unit_for_a_slot_and_nothing_while_it_runs() {
     assert_eq!(numbers(&claimed, "free").len(), 8);
     sqlx::query("delete from queue.running").execute(pool).await.unwrap();
     assert_eq!(numbers(&claim_units(pool, lease, 20, 0).await, "ordered"), [5, 6, 7, 8]);
+}
+
+#[tokio::test]
+async fn what_comes_back_ahead_of_where_a_look_saw_the_lane_begin_goes_first() {
+    let database = database().await;
+    let pool = database.pool();
+    order(pool, "lane").await;
+    fill(pool, "lane", 8).await;
+    let lease = lease(pool).await;
+    assert_eq!(claim_units(pool, lease, 1, 0).await.len(), 4);
+    // Another process looks now, and what runs comes back before it claims.
+    let head: DateTime<Utc> =
+        sqlx::query_scalar("select min(rank) from queue.ready").fetch_one(pool).await.unwrap();
+    sqlx::query(
+        "select queue.complete(array_agg(id), array_agg(run), array_agg('return'::text), array_agg(0::bigint),
+            array_agg(null::text), array_agg(null::text)) from queue.running",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let taken: Vec<String> = sqlx::query_scalar(
+        "select payload from queue.take($1, 'numbers', '{tenant}', '{lane}', '{1}', array[$2]::timestamptz[], 0, 4)
+         order by rank",
+    )
+    .bind(lease)
+    .bind(head)
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    assert_eq!(taken, [1, 2, 3, 4].map(|n| format!(r#"{{"n":{n}}}"#)));
 }
 
 #[tokio::test]
