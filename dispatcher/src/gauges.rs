@@ -16,7 +16,7 @@ pub async fn run(database: Database, stop: CancellationToken) {
     while !stop.is_cancelled() {
         match tokio::time::timeout(MEASURE, measure(&database)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "what waits was not measured"),
+            Ok(Err(error)) => tracing::warn!(%error, "what waits was not measured"),
             Err(_) => tracing::debug!("what waits was not measured in time"),
         }
         let _ = tokio::time::timeout(MEASURE, stop.cancelled()).await;

@@ -133,7 +133,7 @@ pub struct Depth {
 /// How much waits to be relayed.
 pub async fn depth(conn: &mut PgConnection) -> Result<Depth, sqlx::Error> {
     let (events, seconds): (i64, f64) = sqlx::query_as(
-        "select (select count(*) from (select from outbox limit $1) some),
+        "select (select count(*) from (select from outbox limit $1) counted),
             coalesce(extract(epoch from now() - min(o.created_at)), 0)::float8
          from generate_series(0, $2 - 1) as s(shard)
          cross join lateral (
