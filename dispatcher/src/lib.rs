@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use queue::{Runtime, RuntimeConfig};
 use shared::{
     Database,
-    config::{BaseConfig, GIVEN_UP_BEFORE},
+    config::{BaseConfig, given_up_at},
     db::connect_options,
     telemetry::Admin,
 };
@@ -121,7 +121,7 @@ pub async fn run_with(
 fn check_times(config: &DispatcherConfig, base: &BaseConfig) -> anyhow::Result<()> {
     let longest = config.webhook_retries.longest();
     ensure!(
-        longest < base.history_keep.saturating_sub(GIVEN_UP_BEFORE),
+        longest < given_up_at(base.history_keep),
         "IRIS_WEBHOOK_RETRIES: with what receivers may ask for they take {} h, and IRIS_HISTORY_KEEP must be a day longer",
         longest.as_secs().div_ceil(3600)
     );

@@ -82,7 +82,12 @@ fn parse_history_keep(text: &str) -> Result<Duration, String> {
 const HISTORY_KEEP_MIN: Duration = Duration::from_secs(2 * 86_400);
 
 /// How long before its history goes a delivery that still waits is given up, so that its account can see it.
-pub const GIVEN_UP_BEFORE: Duration = Duration::from_secs(86_400);
+const GIVEN_UP_BEFORE: Duration = Duration::from_secs(86_400);
+
+/// How old a delivery that still waits is when it is given up, of a history that is kept for so long.
+pub fn given_up_at(history_keep: Duration) -> Duration {
+    history_keep.saturating_sub(GIVEN_UP_BEFORE)
+}
 
 /// No setting means more than a year.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);

@@ -6,7 +6,7 @@ use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use shared::{
-    config::GIVEN_UP_BEFORE,
+    config::given_up_at,
     db::{
         endpoints,
         redeliveries::{self, Redelivered},
@@ -63,7 +63,7 @@ impl ReplayWebhook {
 
 /// How old what is delivered again may be: what is older is about to be given up with its history.
 fn age_max(app: &App) -> Duration {
-    app.history_keep.saturating_sub(GIVEN_UP_BEFORE)
+    given_up_at(app.history_keep)
 }
 
 /// Make a delivery again

@@ -13,6 +13,28 @@ pub struct Stranded {
     pub id: Uuid,
 }
 
+/// Whether no job of a queue has the id of a row of `old` in this field of its payload.
+macro_rules! no_job {
+    ($queue:literal, $field:literal) => {
+        concat!(
+            "not exists (
+            select 1 from (
+                select payload from queue.running where queue = '",
+            $queue,
+            "'
+                union all select payload from queue.ready where queue = '",
+            $queue,
+            "'
+                union all select payload from queue.deferred where queue = '",
+            $queue,
+            "') job
+            where job.payload::jsonb ->> '",
+            $field,
+            "' = old.id::text)"
+        )
+    };
+}
+
 /// The messages that have been on the way for longer than `age_ms` and have no job, oldest first. A marked message's job
 /// belongs to no group, so that only its payload names it; there are as good as never any candidates.
 pub async fn messages(
@@ -20,20 +42,17 @@ pub async fn messages(
     age_ms: i64,
     limit: i64,
 ) -> Result<Vec<Stranded>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with old as materialized (
             select account_id, id, sending_at from messages
             where status = 'sending' and sending_at < now() - $1 * interval '1 millisecond'
          )
          select account_id, id from old
-         where not exists (
-            select 1 from (
-                select payload from queue.running where queue = 'send'
-                union all select payload from queue.ready where queue = 'send'
-                union all select payload from queue.deferred where queue = 'send') job
-            where job.payload::jsonb ->> 'message_id' = old.id::text)
-         order by sending_at, id limit $2",
-    )
+         where ",
+        no_job!("send", "message_id"),
+        "
+         order by sending_at, id limit $2"
+    ))
     .bind(age_ms)
     .bind(limit)
     .fetch_all(conn)
@@ -43,7 +62,7 @@ pub async fn messages(
 /// The approved messages whose job died longer than `age_ms` ago and that have no other one, by id. There are as good as
 /// never any; what the dead say is looked at, for the messages that wait may be many.
 pub async fn unsent(conn: &mut PgConnection, age_ms: i64, limit: i64) -> Result<Vec<Stranded>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with dead as materialized (
             select case when reason <> 'undecodable' then payload::jsonb end as payload from queue.dead
             where queue = 'send' and died_at < now() - $1 * interval '1 millisecond'
@@ -55,14 +74,11 @@ pub async fn unsent(conn: &mut PgConnection, age_ms: i64, limit: i64) -> Result<
             where m.status in ('approved', 'scheduled')
          )
          select account_id, id from old
-         where not exists (
-            select 1 from (
-                select payload from queue.running where queue = 'send'
-                union all select payload from queue.ready where queue = 'send'
-                union all select payload from queue.deferred where queue = 'send') job
-            where job.payload::jsonb ->> 'message_id' = old.id::text)
-         order by id limit $2",
-    )
+         where ",
+        no_job!("send", "message_id"),
+        "
+         order by id limit $2"
+    ))
     .bind(age_ms)
     .bind(limit)
     .fetch_all(conn)
@@ -106,20 +122,17 @@ pub async fn searches(
     age_ms: i64,
     limit: i64,
 ) -> Result<Vec<Stranded>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with old as materialized (
             select account_id, id, created_at from discovery_jobs
             where status in ('queued', 'running') and created_at < now() - $1 * interval '1 millisecond'
          )
          select account_id, id from old
-         where not exists (
-            select 1 from (
-                select payload from queue.running where queue = 'discover'
-                union all select payload from queue.ready where queue = 'discover'
-                union all select payload from queue.deferred where queue = 'discover') job
-            where job.payload::jsonb ->> 'discovery_job_id' = old.id::text)
-         order by created_at, id limit $2",
-    )
+         where ",
+        no_job!("discover", "discovery_job_id"),
+        "
+         order by created_at, id limit $2"
+    ))
     .bind(age_ms)
     .bind(limit)
     .fetch_all(conn)
@@ -128,20 +141,17 @@ pub async fn searches(
 
 /// The replays that were asked for longer than `age_ms` ago, have not ended and have no job, oldest first.
 pub async fn replays(conn: &mut PgConnection, age_ms: i64, limit: i64) -> Result<Vec<Stranded>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with old as materialized (
             select account_id, id, created_at from replays
             where status in ('queued', 'running') and created_at < now() - $1 * interval '1 millisecond'
          )
          select account_id, id from old
-         where not exists (
-            select 1 from (
-                select payload from queue.running where queue = 'replay'
-                union all select payload from queue.ready where queue = 'replay'
-                union all select payload from queue.deferred where queue = 'replay') job
-            where job.payload::jsonb ->> 'replay_id' = old.id::text)
-         order by created_at, id limit $2",
-    )
+         where ",
+        no_job!("replay", "replay_id"),
+        "
+         order by created_at, id limit $2"
+    ))
     .bind(age_ms)
     .bind(limit)
     .fetch_all(conn)

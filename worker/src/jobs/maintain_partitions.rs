@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use queue::{Job, Outcome};
 use shared::{
-    config::GIVEN_UP_BEFORE,
+    config::given_up_at,
     db::{notifications, partitions},
     jobs,
 };
@@ -49,7 +49,7 @@ pub async fn run(_payload: jobs::MaintainPartitions, job: Job, ctx: Shared) -> H
 /// Gives up what is still to be delivered a day before its history goes, and tells the accounts. Those of a day that goes now
 /// are among them, so that none ever goes unseen.
 async fn expire_deliveries(ctx: &Shared) -> Result<(), sqlx::Error> {
-    let age = ctx.history_keep.saturating_sub(GIVEN_UP_BEFORE);
+    let age = given_up_at(ctx.history_keep);
     let mut conn = ctx.database.pool().acquire().await?;
     let mut days = partitions::list_ended(&mut conn, partitions::DELIVERIES, age).await?;
     drop(conn);

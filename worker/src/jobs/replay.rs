@@ -5,7 +5,7 @@
 use queue::{Job, Outcome};
 use shared::{
     Tx,
-    config::GIVEN_UP_BEFORE,
+    config::given_up_at,
     db::{
         deliveries, endpoints,
         redeliveries::{self, Again},
@@ -52,7 +52,7 @@ async fn go_on(ctx: &Shared, job: &Job, payload: &jobs::Replay) -> Handled {
     let looked = replays::scan(&mut tx, account_id, &replay, EVENTS_MAX).await?;
     let wanted: Vec<Again> =
         looked.iter().filter(|event| event.wanted).filter_map(|event| again(&replay, event)).collect();
-    let age_max = ctx.history_keep.saturating_sub(GIVEN_UP_BEFORE);
+    let age_max = given_up_at(ctx.history_keep);
     let made =
         redeliveries::make(&mut tx, account_id, replay.endpoint_id, &wanted, age_max, PRIORITY).await?;
     if let Some(last) = looked.last() {
