@@ -50,16 +50,22 @@ async fn the_quick_example_works_as_it_is_written() {
     let sent = step(include_str!("quick_example/4-send.sh"), &ids);
     assert_eq!(sent["data"]["subject"], "quick question about djing at The Bell House");
 
-    let pending = until("drafts wait", async || {
+    let draft = until("a draft waits", async || {
         let pending = step(include_str!("quick_example/5-pending.sh"), &[("CAMPAIGN", campaign.as_str())]);
-        pending["data"][0]["id"].is_string().then_some(pending)
+        let drafts = pending["data"].as_array().unwrap();
+        // Not of the contact of step 4, whose reply or bounce would end its drafts.
+        drafts.iter().find(|draft| draft["conversation_id"] != conversation["id"]).cloned()
     })
     .await;
-    let message = pending["data"][0]["id"].as_str().unwrap();
+    let message = draft["id"].as_str().unwrap();
     let approved = step(include_str!("quick_example/6-approve.sh"), &[("MESSAGE", message)]);
     assert_eq!(approved["success"], true);
-    until("the approved draft and the direct message arrive", async || {
-        (stack.world.get("/smtp/ledger").await.body["accepted"] == 2).then_some(())
-    })
+    until(
+        "the approved draft and the direct message are taken, or refused for a mailbox that is not",
+        async || {
+            let ledger = stack.world.get("/smtp/ledger").await.body;
+            (ledger["accepted"].as_u64()? + ledger["rejected"].as_u64()? == 2).then_some(())
+        },
+    )
     .await;
 }
