@@ -11,6 +11,8 @@ use shared::{
     },
 };
 
+use crate::http_client::ProxyUrl;
+
 /// What the dispatcher needs to know besides what every role does.
 #[derive(Debug, Clone, Args)]
 pub struct DispatcherConfig {
@@ -27,6 +29,11 @@ pub struct DispatcherConfig {
     /// How long a whole attempt may take: resolving the name, connecting, TLS, headers and body.
     #[arg(long, env = "IRIS_WEBHOOK_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
     pub webhook_timeout: Duration,
+
+    /// The proxy that webhooks leave through, such as http://user:password@proxy.internal:3128; without it they go straight
+    /// to the endpoints. It is asked to CONNECT to checked addresses, never to names. No other variable names a proxy.
+    #[arg(long, env = "IRIS_WEBHOOK_PROXY", hide_env_values = true)]
+    pub webhook_proxy: Option<ProxyUrl>,
 
     /// After how many failed attempts in a row an endpoint is left alone, but for one try now and then; deliveries to it
     /// wait meanwhile.
@@ -69,6 +76,7 @@ impl Default for DispatcherConfig {
             webhook_slots: 512,
             webhook_retries: RetrySchedule::default(),
             webhook_timeout: Duration::from_secs(30),
+            webhook_proxy: None,
             webhook_circuit_failures: circuit.failures,
             webhook_circuit_over: circuit.over,
             webhook_circuit_pause: circuit.pause,
@@ -96,7 +104,12 @@ mod tests {
         assert_eq!(format!("{parsed:?}"), format!("{:?}", DispatcherConfig::default()));
         let parsed = Command::try_parse_from(["test", "--webhook-retries", "none"]).unwrap();
         assert_eq!(parsed.dispatcher.webhook_retries.attempts_max(), 1);
-        for bad in [["--webhook-retries", ""], ["--webhook-slots", "0"], ["--webhook-timeout", "30"]] {
+        for bad in [
+            ["--webhook-retries", ""],
+            ["--webhook-slots", "0"],
+            ["--webhook-timeout", "30"],
+            ["--webhook-proxy", "proxy.internal:3128"],
+        ] {
             assert!(Command::try_parse_from(["test", bad[0], bad[1]]).is_err(), "{bad:?}");
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Two loops that know nothing of each other. The relay (`relay.rs`) moves events from the outbox to the history and
 //! makes one delivery, and its job, per subscribed endpoint. The deliverer (`deliver.rs`) takes claimed jobs through the
-//! phases of one attempt: what is signed is in `sign.rs`, how a stranger's server is talked to in `http_client.rs`, and
+//! phases of one attempt: what is signed is in `sign.rs`, how a stranger's server is talked to in `http_client/`, and
 //! what is written about it in `record.rs`. Any number of dispatchers share the work. Start reading at [`run`].
 
 use std::{
@@ -31,6 +31,7 @@ mod sign;
 
 pub use config::DispatcherConfig;
 use deliver::Deliverer;
+pub use http_client::ProxyUrl;
 // For benchmarks, which measure the two halves of a delivery apart.
 #[doc(hidden)]
 pub use deliver::Requester;
@@ -55,7 +56,8 @@ pub async fn run(
     base: BaseConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = HttpClient::new(base.webhook_allow.clone(), config.webhook_timeout)?;
+    let client =
+        HttpClient::new(base.webhook_allow.clone(), config.webhook_timeout, config.webhook_proxy.clone())?;
     run_with(client, config, base, shutdown).await
 }
 

@@ -64,7 +64,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let Options { base, dispatcher, count } = options;
     let ready = Arc::new(read(&base).await?);
     anyhow::ensure!(!ready.is_empty(), "no delivery waits");
-    let client = HttpClient::new(base.webhook_allow.clone(), dispatcher.webhook_timeout)?;
+    let client = HttpClient::new(
+        base.webhook_allow.clone(),
+        dispatcher.webhook_timeout,
+        dispatcher.webhook_proxy.clone(),
+    )?;
     println!("ready");
     BufReader::new(tokio::io::stdin()).lines().next_line().await?;
     let (next, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());

@@ -9,6 +9,7 @@ mod endpoints;
 mod erasure;
 mod hostile;
 mod ordered;
+mod proxy;
 mod recovery;
 mod relay;
 mod support;

@@ -3,24 +3,36 @@
 //! The whole attempt has one deadline. Every address a name resolves to is checked before it is connected to, and so
 //! is a literal one. Redirects are not followed, nothing is decoded, no proxy is taken from the environment, and of an
 //! answer's body only the beginning is read before the connection is closed.
+//!
+//! `targets.rs` judges URLs, `connector.rs` opens connections, through the operator's proxy (`proxy.rs`) if there is one,
+//! and `tls.rs` says whom we trust. Start reading at [`HttpClient::post`].
 
-use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use bytes::Bytes;
-use http::{HeaderMap, header};
-use reqwest::{
-    Client, Response,
-    dns::{Addrs, Name, Resolve, Resolving},
-    redirect,
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header, uri::Scheme};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{self, Client},
+    rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
 use shared::domain::{
     delivery::ErrorClass,
     endpoint::IN_FLIGHT_MAX,
-    endpoint_url::{self, AllowList, UrlError},
+    endpoint_url::{AllowList, UrlError},
 };
 use tokio::time::Instant;
+
+mod connector;
+mod proxy;
+mod targets;
+mod tls;
+
+use connector::{Connector, Unresolved};
+pub use proxy::ProxyUrl;
+use targets::Targets;
 
 /// How much of an answer's body is read.
 const RESPONSE_BYTES_MAX: usize = 16 * 1024;
@@ -52,36 +64,39 @@ pub struct Answer {
 /// The client of all deliveries of a process.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    client: Client,
-    allow: Arc<AllowList>,
+    client: Client<Connector, Full<Bytes>>,
+    targets: Arc<Targets>,
     timeout: Duration,
 }
 
 impl HttpClient {
-    /// A client whose attempts take `timeout` at most, and that connects to private addresses only where `allow` says.
-    pub fn new(allow: AllowList, timeout: Duration) -> anyhow::Result<Self> {
+    /// A client whose attempts take `timeout` at most, that connects to private addresses only where `allow` says, and
+    /// leaves through `proxy` if there is one.
+    pub fn new(allow: AllowList, timeout: Duration, proxy: Option<ProxyUrl>) -> anyhow::Result<Self> {
+        Self::trusting(tls::system_roots(), allow, timeout, proxy)
+    }
+
+    /// A client that trusts these certificate authorities instead of the system's.
+    pub fn trusting(
+        roots: RootCertStore,
+        allow: AllowList,
+        timeout: Duration,
+        proxy: Option<ProxyUrl>,
+    ) -> anyhow::Result<Self> {
         let allow = Arc::new(allow);
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls_config()?)
-            .dns_resolver(CheckedResolver { allow: allow.clone() })
-            .connect_timeout(timeout)
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-            .referer(false)
-            .pool_max_idle_per_host(usize::try_from(IN_FLIGHT_MAX)?)
+        let connector = Connector::new(allow.clone(), proxy, tls::config(roots)?, timeout);
+        // A request of which nothing was written, because its connection was just closed by the server, is sent on another
+        // one. Nothing else is ever sent twice.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(usize::try_from(IN_FLIGHT_MAX)?)
             .http1_max_headers(RESPONSE_HEADERS_MAX)
             .http2_max_header_list_size(RESPONSE_HEADER_BYTES_MAX)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(STREAM_WINDOW_BYTES * IN_FLIGHT_MAX.unsigned_abs())
-            .build()
-            .context("the HTTP client cannot be made")?;
-        Ok(Self { client, allow, timeout })
+            .build(connector);
+        Ok(Self { client, targets: Arc::new(Targets::new(allow)), timeout })
     }
 
     /// Makes one attempt. It ends within the timeout, whatever the server does.
@@ -112,37 +127,47 @@ impl HttpClient {
         body: Bytes,
         answer: &mut Answer,
     ) -> Result<(), ErrorClass> {
-        // The URL is judged again: the allow-list may have changed, and a literal address never meets the resolver.
-        let url = endpoint_url::parse(url, &self.allow).map_err(|error| match error {
+        let uri = self.targets.get(url).map_err(|error| match error {
             UrlError::Address | UrlError::Scheme | UrlError::Port | UrlError::Credentials => {
                 ErrorClass::Blocked
             }
             UrlError::TooLong | UrlError::Malformed => ErrorClass::Connect,
         })?;
-        let is_tls = url.scheme() == "https";
-        let sent = self.client.post(url).headers(headers).body(body).send().await;
-        let mut response = sent.map_err(|error| classify(&error, is_tls))?;
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let sent = self.client.request(request(uri, headers, body)).await;
+        let response = sent.map_err(|error| classify(&error, is_tls))?;
         let status = response.status();
         answer.status_code = Some(status.as_u16());
         if !status.is_success() {
             let retry_after = response.headers().get(header::RETRY_AFTER);
             answer.retry_after = retry_after.and_then(|value| value.to_str().ok()).map(ToOwned::to_owned);
         }
-        let read = read_beginning(&mut response, &mut answer.excerpt).await;
+        let read = read_beginning(response.into_body(), &mut answer.excerpt).await;
         if !status.is_success() {
             return Err(ErrorClass::Status);
         }
-        read.map_err(|error| if error.is_timeout() { ErrorClass::Timeout } else { ErrorClass::Body })
+        read.map_err(|error| if timed_out(&causes(&error)) { ErrorClass::Timeout } else { ErrorClass::Body })
     }
 }
 
-/// Reads the beginning of a body; dropping the response closes a connection whose answer was not read to its end. The
+fn request(uri: Uri, mut headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
+    headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    request
+}
+
+/// Reads the beginning of a body; dropping the rest closes a connection whose answer was not read to its end. The
 /// excerpt is written as it grows, for the deadline may come between two chunks.
-async fn read_beginning(response: &mut Response, excerpt: &mut Option<String>) -> reqwest::Result<()> {
+async fn read_beginning(mut body: Incoming, excerpt: &mut Option<String>) -> hyper::Result<()> {
     let mut kept = Vec::new();
     let mut bytes = 0;
     while bytes < RESPONSE_BYTES_MAX {
-        let Some(chunk) = response.chunk().await? else { return Ok(()) };
+        let Some(frame) = body.frame().await.transpose()? else { return Ok(()) };
+        // Trailers are of no interest.
+        let Ok(chunk) = frame.into_data() else { continue };
         bytes += chunk.len();
         let room = EXCERPT_BYTES_MAX - kept.len();
         if room > 0 {
@@ -164,21 +189,31 @@ fn printable(bytes: &[u8]) -> Option<String> {
 }
 
 /// Why a request got no answer.
-fn classify(error: &reqwest::Error, is_tls: bool) -> ErrorClass {
-    let causes: Vec<&(dyn Error + 'static)> =
-        std::iter::successors(error.source(), |cause| (*cause).source()).collect();
+fn classify(error: &legacy::Error, is_tls: bool) -> ErrorClass {
+    let causes = causes(error);
     let is_io = |is: fn(&io::Error) -> bool| causes.iter().filter_map(|cause| cause.downcast_ref()).any(is);
-    if causes.iter().any(|cause| cause.is::<BlockedAddress>()) {
-        ErrorClass::Blocked
-    } else if error.is_dns() {
-        ErrorClass::Dns
-    } else if error.is_timeout() {
+    if let Some(unresolved) = causes.iter().find_map(|cause| cause.downcast_ref()) {
+        match unresolved {
+            Unresolved::Blocked => ErrorClass::Blocked,
+            Unresolved::Unknown(_) => ErrorClass::Dns,
+        }
+    } else if timed_out(&causes) {
         ErrorClass::Timeout
     } else if is_io(is_rustls) || (is_tls && error.is_connect() && is_io(hung_up)) {
         ErrorClass::Tls
     } else {
         ErrorClass::Connect
     }
+}
+
+/// What an error stems from, each cause after the one that it caused.
+fn causes(error: &dyn Error) -> Vec<&(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source()).collect()
+}
+
+fn timed_out(causes: &[&(dyn Error + 'static)]) -> bool {
+    let mut errors = causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    errors.any(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// An I/O error and those it wraps. Its source is what the innermost one stems from, none of them itself.
@@ -194,53 +229,6 @@ fn hung_up(error: &io::Error) -> bool {
     wrapped(error).any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
-/// A name all of whose addresses are such that iris does not connect to them.
-#[derive(Debug, thiserror::Error)]
-#[error("the name resolves to private, local or reserved addresses only")]
-struct BlockedAddress;
-
-/// Resolves a name and gives on only the addresses that may be connected to. It runs right before the connection is made
-/// and its answer is the one that is used, so that a name cannot change in between.
-#[derive(Debug)]
-struct CheckedResolver {
-    allow: Arc<AllowList>,
-}
-
-impl Resolve for CheckedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow = self.allow.clone();
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let open: Vec<SocketAddr> =
-                found.iter().copied().filter(|addr| allow.may_connect(name.as_str(), addr.ip())).collect();
-            if open.is_empty() && !found.is_empty() {
-                return Err(BlockedAddress.into());
-            }
-            Ok(Box::new(open.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// TLS 1.2 and 1.3 by rustls with ring. The system's certificate authorities are trusted, so that an operator can add one
-/// (`SSL_CERT_FILE` is honoured); where there are none, as in a bare container, Mozilla's are.
-fn tls_config() -> anyhow::Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in native.errors {
-        tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
-    }
-    roots.add_parsable_certificates(native.certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,18 +241,5 @@ mod tests {
         assert_eq!(printable("grüße".as_bytes()).as_deref(), Some("grüße"));
         assert_eq!(printable(b"a\xff").as_deref(), Some("a\u{fffd}"));
         assert_eq!(printable(&[0xff; 1024]).map(|text| text.len()), Some(1023));
-    }
-
-    #[tokio::test]
-    async fn names_are_judged_by_what_they_resolve_to() {
-        let resolve = async |allow: &str, name: &str| {
-            let resolver = CheckedResolver { allow: Arc::new(allow.parse().unwrap()) };
-            resolver.resolve(name.parse().unwrap()).await.map(Iterator::count)
-        };
-        let refused = resolve("", "localhost").await.err().unwrap();
-        assert!(refused.is::<BlockedAddress>());
-        assert!(resolve("localhost", "localhost").await.unwrap() > 0);
-        assert!(resolve("127.0.0.0/8,::1", "localhost").await.unwrap() > 0);
-        assert!(resolve("10.0.0.0/8", "localhost").await.is_err());
     }
 }
