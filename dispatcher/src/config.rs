@@ -18,7 +18,7 @@ use crate::http_client::ProxyUrl;
 pub struct DispatcherConfig {
     /// How many webhook requests one dispatcher has under way at most; those to endpoints that answer slowly take half of
     /// that at most.
-    #[arg(long, env = "IRIS_WEBHOOK_SLOTS", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=5000))]
+    #[arg(long, env = "IRIS_WEBHOOK_SLOTS", default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=5000))]
     pub webhook_slots: u16,
 
     /// How long after each failed attempt of a delivery the next one is made, give or take a fifth; `none` is one
@@ -73,7 +73,7 @@ impl Default for DispatcherConfig {
     fn default() -> Self {
         let circuit = CircuitPolicy::default();
         Self {
-            webhook_slots: 512,
+            webhook_slots: 1024,
             webhook_retries: RetrySchedule::default(),
             webhook_timeout: Duration::from_secs(30),
             webhook_proxy: None,

@@ -43,8 +43,9 @@ use crate::{
 const PREPARE_MAX: usize = 100;
 /// How old what was prepared may be when an attempt begins that is not the first of its unit: the endpoint may have changed.
 const FRESH: Duration = Duration::from_secs(2);
-/// After how long without an answer the endpoint is slow.
-const SLOW_AFTER: Duration = Duration::from_secs(2);
+/// After how long without an answer the endpoint is slow. An endpoint that hangs is sent to until then, so that the sooner it
+/// is noticed, the fewer slots are lost to many that begin to hang together.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// How long preparing a batch may take.
 const PREPARE_DEADLINE: Duration = Duration::from_secs(10);
 /// How many endpoints' keys are kept ready.
@@ -232,7 +233,7 @@ impl<R: Requester> Deliverer<R> {
 
     /// Makes one request and hands on what came of it; says whether it succeeded.
     async fn attempt(&self, prepared: Prepared) -> bool {
-        let Prepared { claimed, due, read, body, key } = prepared;
+        let Prepared { mut claimed, due, read, body, key } = prepared;
         if !claimed.may_start() {
             give_back(claimed).await;
             return false;
@@ -243,7 +244,7 @@ impl<R: Requester> Deliverer<R> {
         let cancelled = claimed.job.cancelled().clone();
         let request = self.requester.request(&due, &key, started_at, body);
         let answer = tokio::select! {
-            answer = self.watch(&due, request) => answer,
+            answer = self.watch(&mut claimed, &due, request) => answer,
             // The deadline of the shutdown has come. The receiver may have the request; it gets it once more.
             () = cancelled.cancelled() => {
                 give_back(claimed).await;
@@ -259,11 +260,17 @@ impl<R: Requester> Deliverer<R> {
     }
 
     /// Waits for a request, and says so when that takes long.
-    async fn watch(&self, due: &DueDelivery, request: impl Future<Output = Answer>) -> Answer {
+    async fn watch(
+        &self,
+        claimed: &mut Claimed<Deliver>,
+        due: &DueDelivery,
+        request: impl Future<Output = Answer>,
+    ) -> Answer {
         tokio::pin!(request);
         if let Ok(answer) = tokio::time::timeout(SLOW_AFTER, &mut request).await {
             return answer;
         }
+        claimed.slow_down();
         // If there are too many of them already, another request will say it.
         let _ = self.slow.try_send((due.account_id, due.endpoint_id));
         request.await

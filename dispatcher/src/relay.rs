@@ -1,4 +1,5 @@
-//! From the outbox to deliveries and their jobs: one transaction per batch of a shard, by one relay at a time.
+//! From the outbox to deliveries and their jobs: one transaction per batch, of as many shards as it has room for, each by one
+//! relay at a time.
 
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ const SHARDS_LEN: usize = SHARDS.unsigned_abs() as usize;
 struct Relay {
     database: Database,
     batch: usize,
-    /// How many events to take of each shard, by how many deliveries its last ones became.
+    /// How many events one transaction may take of each shard, by how many deliveries its last ones became.
     limits: [usize; SHARDS_LEN],
     /// Which shard goes first, so that none is always last.
     first: usize,
@@ -84,17 +85,22 @@ impl Relay {
         self.first = (self.first + 1) % filled.len();
         filled.rotate_left(self.first);
         let (mut events, mut failed) = (0, None);
-        for shard in filled {
-            let limit = &mut self.limits[usize::from(shard.unsigned_abs()) % SHARDS_LEN];
-            match relay_shard(&self.database, shard, *limit).await {
+        for shards in batches(&filled, &self.limits) {
+            match relay_shards(&self.database, &shards).await {
                 Ok(relayed) => {
-                    *limit = next_limit(self.batch, *limit, relayed);
-                    events += relayed.events;
+                    for (&(shard, _), relayed) in shards.iter().zip(relayed) {
+                        let limit = &mut self.limits[index(shard)];
+                        *limit = next_limit(self.batch, *limit, relayed);
+                        events += relayed.events;
+                    }
                 }
                 Err(error) => {
-                    // The next one is smaller, in case it was too much for a statement's deadline.
-                    *limit = (*limit / 2).max(1);
-                    failed = Some(error.context(format!("shard {shard}")));
+                    // The next ones are smaller, in case it was too much for a statement's deadline.
+                    for &(shard, _) in &shards {
+                        let limit = &mut self.limits[index(shard)];
+                        *limit = (*limit / 2).max(1);
+                    }
+                    failed = Some(error.context(format!("shards {shards:?}")));
                 }
             }
         }
@@ -104,11 +110,37 @@ impl Relay {
         }
     }
 
-    async fn filled_shards(&self) -> anyhow::Result<Vec<i16>> {
+    async fn filled_shards(&self) -> anyhow::Result<Vec<(i16, usize)>> {
         // One statement, for an idle dispatcher asks all the time.
         let mut conn = self.database.pool().acquire().await?;
-        Ok(outbox::list_filled_shards(&mut conn).await?)
+        let filled = outbox::list_filled_shards(&mut conn, i64::try_from(self.batch)?).await?;
+        Ok(filled.into_iter().map(|(shard, events)| (shard, usize::try_from(events).unwrap_or(0))).collect())
     }
+}
+
+fn index(shard: i16) -> usize {
+    usize::from(shard.unsigned_abs()) % SHARDS_LEN
+}
+
+/// What each transaction takes, as shards and their events, given how many events there are: of each shard what its limit
+/// allows, and of all together no more than a whole batch.
+fn batches(filled: &[(i16, usize)], limits: &[usize; SHARDS_LEN]) -> Vec<Vec<(i16, usize)>> {
+    let mut batches = Vec::new();
+    let (mut batch, mut room) = (Vec::new(), 1.0);
+    for &(shard, events) in filled {
+        let limit = limits[index(shard)];
+        let taken = events.min(limit);
+        #[expect(clippy::cast_precision_loss, reason = "a few hundred events")]
+        let share = taken as f64 / limit as f64;
+        if share > room && !batch.is_empty() {
+            batches.push(std::mem::take(&mut batch));
+            room = 1.0;
+        }
+        batch.push((shard, taken));
+        room -= share;
+    }
+    batches.push(batch);
+    batches
 }
 
 /// How many events to take next, so that about [`DELIVERIES_MAX`] deliveries come of them. Grows step by step.
@@ -120,21 +152,38 @@ fn next_limit(batch: usize, limit: usize, relayed: Relayed) -> usize {
     (DELIVERIES_MAX / fanout).clamp(1, batch).min(limit * 2)
 }
 
-/// Relays up to `limit` events of a shard in one transaction; nothing if another relay has the shard.
-pub async fn relay_shard(database: &Database, shard: i16, limit: usize) -> anyhow::Result<Relayed> {
+/// Relays up to so many events of each of some shards in one transaction; nothing of one that another relay has. Returns what
+/// that was, shard by shard.
+pub async fn relay_shards(database: &Database, shards: &[(i16, usize)]) -> anyhow::Result<Vec<Relayed>> {
+    let mut relayed = vec![Relayed::default(); shards.len()];
     let mut tx = database.begin().await?;
-    if !outbox::try_lock_shard(&mut tx, shard).await? {
-        tx.rollback().await?;
-        return Ok(Relayed::default());
+    let names: Vec<i16> = shards.iter().map(|(shard, _)| *shard).collect();
+    let locked = outbox::try_lock_shards(&mut tx, &names).await?;
+    let mut limits = Vec::with_capacity(locked.len());
+    for (shard, limit) in shards.iter().filter(|(shard, _)| locked.contains(shard)) {
+        limits.push((*shard, i64::try_from(*limit)?));
     }
-    let taken = outbox::take(&mut tx, shard, i64::try_from(limit)?).await?;
+    if limits.is_empty() {
+        tx.rollback().await?;
+        return Ok(relayed);
+    }
+    let taken = outbox::take(&mut tx, &limits).await?;
     let (made, jobs) = plan(&taken)?;
-    deliveries::create_many(&mut tx, &made).await?;
     tx.enqueue(&jobs).await?;
+    // Last, for it locks the rows of the endpoints' health, which the recording of outcomes waits for.
+    deliveries::create_many(&mut tx, &made).await?;
     tx.commit().await?;
-    let relayed = Relayed { events: count_events(&taken), deliveries: made.len() };
-    metrics::counter!("outbox_relayed_events_total").increment(relayed.events as u64);
-    metrics::counter!("outbox_relayed_deliveries_total").increment(relayed.deliveries as u64);
+    // The rows of one event stand together.
+    for event in taken.chunk_by(|a, b| a.event_id == b.event_id) {
+        let shard = outbox::shard_of(event[0].account_id);
+        if let Some(at) = names.iter().position(|name| *name == shard) {
+            relayed[at].events += 1;
+            relayed[at].deliveries += event.iter().filter(|row| row.endpoint_id.is_some()).count();
+        }
+    }
+    let events: usize = relayed.iter().map(|relayed| relayed.events).sum();
+    metrics::counter!("outbox_relayed_events_total").increment(events as u64);
+    metrics::counter!("outbox_relayed_deliveries_total").increment(made.len() as u64);
     Ok(relayed)
 }
 
@@ -160,11 +209,6 @@ fn plan(taken: &[Taken]) -> anyhow::Result<(Vec<NewDelivery>, Vec<NewJob>)> {
     Ok((made, jobs))
 }
 
-/// The rows of one event stand together.
-fn count_events(taken: &[Taken]) -> usize {
-    taken.chunk_by(|a, b| a.event_id == b.event_id).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +226,21 @@ mod tests {
             (50, relayed(0, 0), 50),
         ] {
             assert_eq!(next_limit(500, limit, last), expected, "{limit} {last:?}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_takes_of_as_many_shards_as_it_has_room_for() {
+        let mut limits = [500; SHARDS_LEN];
+        limits[7] = 50;
+        for (filled, expected) in [
+            (vec![(0, 1), (1, 1), (15, 1)], vec![vec![(0, 1), (1, 1), (15, 1)]]),
+            (vec![(0, 250), (1, 250), (2, 1)], vec![vec![(0, 250), (1, 250)], vec![(2, 1)]]),
+            (vec![(0, 500), (1, 1), (2, 900)], vec![vec![(0, 500)], vec![(1, 1)], vec![(2, 500)]]),
+            (vec![(0, 251), (7, 25), (8, 10)], vec![vec![(0, 251)], vec![(7, 25), (8, 10)]]),
+            (vec![(7, 500)], vec![vec![(7, 50)]]),
+        ] {
+            assert_eq!(batches(&filled, &limits), expected, "{filled:?}");
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     marker::PhantomData,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -114,11 +117,38 @@ pub(crate) struct Raw {
     pub(crate) rest: Vec<Raw>,
 }
 
-/// A slot of the process that a job occupies, or a whole unit of an ordered lane; and one of those for slow lanes.
+/// A slot of the process that a job occupies, or a whole unit of an ordered lane.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    pub(crate) _free: OwnedSemaphorePermit,
-    pub(crate) _of_slow: Option<OwnedSemaphorePermit>,
+    _free: OwnedSemaphorePermit,
+    /// Set while it is one of those of slow lanes.
+    slow: OnceLock<SlowSlot>,
+    slow_slots: Arc<AtomicUsize>,
+}
+
+/// Counts a slot among those of slow lanes until it is dropped.
+#[derive(Debug)]
+struct SlowSlot(Arc<AtomicUsize>);
+
+impl Drop for SlowSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Slot {
+    /// A slot that is free no more; `slow_slots` is how many are occupied by jobs of slow lanes.
+    pub(crate) fn new(free: OwnedSemaphorePermit, slow_slots: Arc<AtomicUsize>) -> Self {
+        Self { _free: free, slow: OnceLock::new(), slow_slots }
+    }
+
+    /// Counts it among those of slow lanes.
+    pub(crate) fn slow_down(&self) {
+        self.slow.get_or_init(|| {
+            self.slow_slots.fetch_add(1, Ordering::AcqRel);
+            SlowSlot(self.slow_slots.clone())
+        });
+    }
 }
 
 /// A claimed job with its payload. It occupies a slot until it is dropped. (The slot is free before the claimer is woken:
@@ -156,6 +186,13 @@ impl<J> Claimed<J> {
             Some(false) => Err(Unconfirmed::Stale),
             None => Err(Unconfirmed::Stopped),
         }
+    }
+
+    /// Counts the job's slot among those that slow lanes may have, for the job turns out to take long: so that its lane, once
+    /// that is slow ([`lanes::slow_down`](crate::lanes::slow_down)), and others like it get no more than half of all.
+    pub fn slow_down(&mut self) {
+        self.slot.slow_down();
+        self.tracked.slow_down();
     }
 
     /// Takes out what comes after it in its unit, in order: jobs of an ordered lane that were claimed together for a source

@@ -5,7 +5,7 @@ use std::{
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -62,9 +62,10 @@ const OUTCOMES_WAITING_MAX: usize = 10_000;
 /// The slots of one queue.
 #[derive(Clone)]
 pub(crate) struct Slots {
+    pub(crate) total: usize,
     pub(crate) free: Arc<Semaphore>,
-    /// Those of them that may go to slow lanes.
-    pub(crate) slow: Arc<Semaphore>,
+    /// How many are occupied by jobs of slow lanes.
+    pub(crate) slow: Arc<AtomicUsize>,
     /// How many jobs of an ordered lane share a slot.
     pub(crate) unit: usize,
     pub(crate) sender: mpsc::UnboundedSender<Raw>,
@@ -80,6 +81,12 @@ impl Slots {
     /// Whether something happened since the last claim that may have brought jobs.
     pub(crate) fn has_news(&self) -> bool {
         self.look.load(Ordering::Acquire) || !lock(&self.expected).is_empty()
+    }
+
+    /// How many more slots jobs of slow lanes may have: they have half of all at most. A process of one slot has half of it to
+    /// spare for half of the time.
+    pub(crate) fn free_for_slow(&self) -> usize {
+        (self.total / 2).max(1).saturating_sub(self.slow.load(Ordering::Acquire))
     }
 }
 
@@ -194,6 +201,11 @@ impl Tracked {
         self.confirm = Some(sender);
         self.record(recorded).await;
         receiver.await.ok()
+    }
+
+    /// Its end makes room for slow lanes.
+    pub(crate) fn slow_down(&mut self) {
+        self.made = Made::Slow;
     }
 
     /// Tells whoever waits that the outcome was recorded, or was stale.
@@ -327,9 +339,9 @@ impl Runtime {
     pub fn source_of_units<J: JobKind>(&self, slots: usize, unit: usize) -> Source<J> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let slots = Slots {
+            total: slots,
             free: Arc::new(Semaphore::new(slots)),
-            // A process of one slot has half of it to spare for half of the time.
-            slow: Arc::new(Semaphore::new((slots / 2).max(1))),
+            slow: Arc::default(),
             unit,
             sender,
             look: Arc::new(AtomicBool::new(true)),

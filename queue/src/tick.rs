@@ -96,12 +96,22 @@ struct Queue {
     more: bool,
     /// Not before this time is there another claim: one failed, or another claimer had the lane.
     not_before: Option<Instant>,
+    /// Until then free slots are gathered, unless half of them are free: there is more than the last claim brought.
+    gathers_until: Option<Instant>,
+    /// Not before this time is there another look while known lanes have jobs.
+    next_look: Option<Instant>,
     /// Failures in a row.
     failures: u32,
 }
 
 /// The pause before a lane that another claimer held is tried again, up to twice as long.
 const CONTENDED: Duration = Duration::from_millis(10);
+/// How long free slots are gathered at most while more waits than there are slots for: what a claim costs is less for each
+/// job the more it brings.
+const GATHER_SLOTS: Duration = Duration::from_millis(10);
+/// How many times as long as a claim with a look took there is no other look, while known lanes have jobs: wakes that name no
+/// lanes come all the time then.
+const LOOK_TIMES: u32 = 2;
 
 /// Claims for all queues, never more than their free slots.
 pub(crate) async fn claim_all(shared: Arc<Shared>) {
@@ -150,7 +160,9 @@ fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> (Vec<&'stati
         if !may_have || slots.free.available_permits() == 0 {
             continue;
         }
-        match known.and_then(|queue| queue.not_before).filter(|at| *at > now) {
+        let gathers = slots.free.available_permits() < slots.total.div_ceil(2);
+        let waits = known.and_then(|queue| queue.not_before.max(queue.gathers_until.filter(|_| gathers)));
+        match waits.filter(|at| *at > now) {
             Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
             None => wanted.push(*name),
         }
@@ -167,7 +179,7 @@ async fn claim_one(
     let Some(slots) = shared.queues().get(name).cloned() else {
         return Ok(());
     };
-    let Slots { free, slow, unit, look, expected, .. } = &slots;
+    let Slots { free, unit, look, expected, .. } = &slots;
     let Some(lease) = shared.heart.lease() else {
         // The first beat marks all queues.
         return Err(Error::LeaseLapsed);
@@ -176,15 +188,16 @@ async fn claim_one(
     let Ok(permits) = free.clone().try_acquire_many_owned(u32::try_from(limit).unwrap_or_default()) else {
         return Ok(());
     };
+    let is_spared = queue.more && queue.next_look.is_some_and(|at| Instant::now() < at);
     // Cleared before the look, so that a wake that comes during it is not lost.
-    let looks = look.swap(false, Ordering::AcqRel);
+    let looks = !is_spared && look.swap(false, Ordering::AcqRel);
     for (tenant, lane) in lock(expected).drain() {
         queue.rota.expect(&tenant, &lane);
     }
     let started = Instant::now();
     let claim = async {
         let conn = kept.connection(&shared.pool).await?;
-        let room = Room { slots: limit, slow: slow.available_permits(), unit: *unit };
+        let room = Room { slots: limit, slow: slots.free_for_slow(), unit: *unit };
         queue.rota.claim(conn, lease.id, name, room, looks).await
     };
     let claims = match within(claim).await {
@@ -200,8 +213,13 @@ async fn claim_one(
             return Err(error);
         }
     };
-    slots.meters.claimed(started.elapsed());
+    let took = started.elapsed();
+    slots.meters.claimed(took);
     queue.more = claims.more || claims.contended;
+    queue.gathers_until = (claims.more && !claims.rows.is_empty()).then(|| Instant::now() + GATHER_SLOTS);
+    if looks {
+        queue.next_look = Some(Instant::now() + took * LOOK_TIMES);
+    }
     queue.not_before =
         claims.contended.then(|| Instant::now() + CONTENDED.mul_f64(rand::rng().random_range(1.0..2.0)));
     if claims.contended {
@@ -237,8 +255,10 @@ fn hand_out(
             continue;
         }
         let Some(free) = permits.split(1) else { break };
-        let of_slow = is_slow.then(|| slots.slow.clone().try_acquire_owned().ok()).flatten();
-        let slot = Arc::new(Slot { _free: free, _of_slow: of_slow });
+        let slot = Arc::new(Slot::new(free, slots.slow.clone()));
+        if is_slow {
+            slot.slow_down();
+        }
         if ordered {
             let unit = Arc::new(());
             let first = follow(&slot, if is_slow { Made::Slow } else { Made::Lane(unit.clone()) });

@@ -19,7 +19,7 @@ pub(crate) const READY_CHANNEL: &str = "queue_ready";
 pub(crate) const GROUPS_CHANNEL: &str = "queue_groups";
 
 /// How many lanes of a queue are named; of more, claimers look for themselves.
-const LANES_MAX: usize = 4;
+const LANES_MAX: usize = 16;
 /// The longest text that NOTIFY carries, in bytes, less some for good measure.
 const PAYLOAD_MAX: usize = 7_900;
 
@@ -173,11 +173,11 @@ mod tests {
     #[test]
     fn a_few_lanes_are_named_and_of_more_none() {
         let mut wake = Wake::none();
-        for n in 0..4 {
+        for n in 0..LANES_MAX {
             wake.add_job("mail", "tenant", &format!("lane-{n}"));
             wake.add_job("mail", "tenant", "lane-0");
         }
-        assert_eq!(lanes(&wake, "mail"), 4);
+        assert_eq!(lanes(&wake, "mail"), LANES_MAX);
         let mut more = Wake::none();
         more.add_job("mail", "another", "lane-0");
         more.add_job("fax", "tenant", "lane-0");
@@ -194,7 +194,7 @@ mod tests {
         let mut wake = Wake::none();
         let long = |n: usize| format!("{}{n:02}", "\u{1}".repeat(62));
         for queue in 0..3 {
-            for n in 0..4 {
+            for n in 0..LANES_MAX {
                 wake.add_job(&long(queue), &long(n), &long(n));
             }
         }

@@ -30,7 +30,7 @@ async fn event(app: &TestApp) -> Uuid {
     let event = NewEvent::new(app.account_id, EventType::MessageSent, id, data);
     let mut tx = app.database.begin().await.unwrap();
     let ids = outbox::append(&mut tx, &[event]).await.unwrap();
-    outbox::take(&mut tx, outbox::shard_of(app.account_id), 10).await.unwrap();
+    outbox::take(&mut tx, &[(outbox::shard_of(app.account_id), 10)]).await.unwrap();
     tx.commit().await.unwrap();
     ids[0]
 }

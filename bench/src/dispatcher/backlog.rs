@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dispatcher::relay::relay_shard;
+use dispatcher::relay::relay_shards;
 use shared::db::outbox::SHARDS;
 
 use super::{
@@ -32,7 +32,7 @@ pub async fn measure(server: &Server, report: &mut Report, tally: &mut Tally) ->
     while waiting < WAITING {
         let before = waiting;
         for shard in 0..SHARDS {
-            waiting += relay_shard(&stage.database, shard, RELAYED).await?.deliveries;
+            waiting += relay_shards(&stage.database, &[(shard, RELAYED)]).await?[0].deliveries;
         }
         anyhow::ensure!(waiting > before, "{waiting} deliveries were relayed, and no more");
     }

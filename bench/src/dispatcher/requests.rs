@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
-use dispatcher::{DispatcherConfig, HttpClient, Requester, SigningKey, relay::relay_shard};
+use dispatcher::{DispatcherConfig, HttpClient, Requester, SigningKey, relay::relay_shards};
 use shared::{
     Database,
     config::BaseConfig,
@@ -115,7 +115,7 @@ pub async fn measure(server: &Server, shape: Shape, count: usize) -> anyhow::Res
     // One delivery to each endpoint, made by the relay, so that all is as a dispatcher would find it.
     stage.producer().one_of_each().await?;
     for shard in 0..SHARDS {
-        relay_shard(&stage.database, shard, shape.accounts * shape.types).await?;
+        relay_shards(&stage.database, &[(shard, shape.accounts * shape.types)]).await?;
     }
     let mut command = command(&stage, "dispatcher-requests")?;
     command.arg("--count").arg(count.to_string());

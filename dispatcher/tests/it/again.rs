@@ -172,7 +172,7 @@ async fn one_that_is_ready_or_being_attempted_is_left_as_it_is() {
 
     let waiting = stage.append(MessageSent, new_id(), 1).await;
     for shard in 0..16 {
-        dispatcher::relay::relay_shard(&stage.database, shard, 10).await.unwrap();
+        dispatcher::relay::relay_shards(&stage.database, &[(shard, 10)]).await.unwrap();
     }
     let ready = stage.deliveries(endpoint).await.pop().unwrap();
     assert_eq!(ready.event_id, shared::ids::event_id(waiting[0]));
@@ -215,7 +215,7 @@ async fn a_cancelled_delivery_is_made_again_once_its_endpoint_is_enabled() {
     let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
     stage.append(MessageSent, new_id(), 1).await;
     for shard in 0..16 {
-        dispatcher::relay::relay_shard(&stage.database, shard, 10).await.unwrap();
+        dispatcher::relay::relay_shards(&stage.database, &[(shard, 10)]).await.unwrap();
     }
     enable(&stage, endpoint, false).await;
     let dispatcher = stage.dispatch(hasty());

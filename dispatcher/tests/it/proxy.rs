@@ -200,7 +200,7 @@ async fn serve_tls(acceptor: TlsAcceptor, socket: TcpStream, sender: mpsc::Unbou
     let server_name = tls.get_ref().1.server_name().map(ToOwned::to_owned);
     let service = service_fn(move |request: Request<Incoming>| {
         let host = request.headers().get("host").map(|host| host.to_str().unwrap());
-        let host = host.or(request.uri().authority().map(|authority| authority.as_str()));
+        let host = host.or(request.uri().authority().map(http::uri::Authority::as_str));
         let _ = sender.send(Seen {
             server_name: server_name.clone(),
             version: request.version(),

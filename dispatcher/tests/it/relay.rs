@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use dispatcher::relay::{Relayed, relay_shard};
+use dispatcher::relay::{Relayed, relay_shards};
 use shared::{
     db::{
         endpoints::{self, EndpointPatch},
@@ -22,7 +22,7 @@ use crate::support::{Stage, event, test_event};
 async fn relay_all(stage: &Stage) -> Relayed {
     let mut sum = Relayed::default();
     for shard in 0..SHARDS {
-        let relayed = relay_shard(&stage.database, shard, 500).await.unwrap();
+        let relayed = relay_shards(&stage.database, &[(shard, 500)]).await.unwrap()[0];
         sum.events += relayed.events;
         sum.deliveries += relayed.deliveries;
     }
@@ -95,7 +95,7 @@ async fn events_of_a_resource_keep_their_order() {
         appended.extend(stage.append(ContactUpdated, resource, 4).await);
     }
     // In small batches, so that the numbers go on from one to the next.
-    while relay_shard(&stage.database, shard_of(stage.account_id), 5).await.unwrap().events > 0 {}
+    while relay_shards(&stage.database, &[(shard_of(stage.account_id), 5)]).await.unwrap()[0].events > 0 {}
     let by_number: Vec<(Uuid, i64)> =
         sqlx::query_as("select event_id, number from deliveries where endpoint_id = $1 order by number")
             .bind(endpoint)
@@ -131,7 +131,7 @@ async fn relays_that_compete_lose_nothing_and_repeat_nothing() {
                 // A relay may find the others' shards locked, so nobody's own count says when all is done.
                 for _ in 0..40 {
                     for shard in 0..SHARDS {
-                        let batch = relay_shard(&database, shard, 7).await.unwrap();
+                        let batch = relay_shards(&database, &[(shard, 7)]).await.unwrap()[0];
                         relayed.events += batch.events;
                         relayed.deliveries += batch.deliveries;
                     }
@@ -196,8 +196,11 @@ async fn a_shard_that_another_relay_holds_is_left_alone() {
     stage.append(MessageSent, new_id(), 3).await;
     let shard = shard_of(stage.account_id);
     let mut other = stage.database.begin().await.unwrap();
-    assert!(outbox::try_lock_shard(&mut other, shard).await.unwrap());
-    assert_eq!(relay_shard(&stage.database, shard, 500).await.unwrap(), Relayed::default());
+    assert_eq!(outbox::try_lock_shards(&mut other, &[shard]).await.unwrap(), [shard]);
+    assert_eq!(relay_shards(&stage.database, &[(shard, 500)]).await.unwrap()[0], Relayed::default());
     other.rollback().await.unwrap();
-    assert_eq!(relay_shard(&stage.database, shard, 500).await.unwrap(), Relayed { events: 3, deliveries: 3 });
+    assert_eq!(
+        relay_shards(&stage.database, &[(shard, 500)]).await.unwrap()[0],
+        Relayed { events: 3, deliveries: 3 }
+    );
 }

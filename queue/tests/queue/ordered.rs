@@ -251,6 +251,37 @@ async fn slow_lanes_share_half_of_the_slots() {
 }
 
 #[tokio::test]
+async fn a_job_that_turns_out_slow_counts_among_those_of_slow_lanes() {
+    let database = database().await;
+    let pool = database.pool();
+    let mut conn = pool.acquire().await.unwrap();
+    let runtime = runtime(&database, "one");
+    let mut source = runtime.source::<Number>(4);
+    fill(pool, "usual", 1).await;
+    let mut usual = soon(source.next()).await.unwrap();
+    usual.slow_down();
+    usual.slow_down();
+    let states =
+        ["slow-1", "slow-2"].map(|lane| lanes::State { lane, cap: Some(5), slow: true, closed: None });
+    let _ = lanes::set(&mut conn, "numbers", &states).await.unwrap();
+    fill(pool, "slow-1", 3).await;
+    fill(pool, "slow-2", 3).await;
+    let slow = soon(source.next()).await.unwrap();
+    assert!(slow.job.lane().starts_with("slow"));
+    fill(pool, "free", 6).await;
+    for _ in 0..6 {
+        let free = soon(source.next()).await.unwrap();
+        assert_eq!(free.job.lane(), "free", "half of the slots are taken by what is slow");
+        free.confirm(Outcome::Done).await.unwrap();
+    }
+    usual.confirm(Outcome::Done).await.unwrap();
+    let next = soon(source.next()).await.unwrap();
+    assert!(next.job.lane().starts_with("slow"), "its end makes room for another slow one");
+    assert_eq!(count(pool, "running").await, 2);
+    runtime.shutdown(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
 async fn lanes_that_are_slowed_down_stay_closed() {
     let database = database().await;
     let pool = database.pool();

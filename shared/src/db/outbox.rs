@@ -52,23 +52,31 @@ pub async fn append(conn: &mut PgConnection, events: &[NewEvent]) -> Result<Vec<
     Ok(ids)
 }
 
-/// The shards that have events.
-pub async fn list_filled_shards(conn: &mut PgConnection) -> Result<Vec<i16>, sqlx::Error> {
-    sqlx::query_scalar("select * from outbox_filled_shards($1)").bind(i32::from(SHARDS)).fetch_all(conn).await
+/// The shards that have events, and how many each, counted up to `events_max`.
+pub async fn list_filled_shards(
+    conn: &mut PgConnection,
+    events_max: i64,
+) -> Result<Vec<(i16, i64)>, sqlx::Error> {
+    sqlx::query_as("select * from outbox_filled_shards($1, $2)")
+        .bind(i32::from(SHARDS))
+        .bind(events_max)
+        .fetch_all(conn)
+        .await
 }
 
 /// The first number of the relays' advisory locks, so that they are nobody else's ("iris" in ASCII).
 const LOCK_NAMESPACE: i32 = 0x6972_6973;
 
-/// Takes the right to relay a shard until the transaction ends, or says that another relay has it. What the others
+/// Takes the right to relay shards until the transaction ends; returns those of them that no other relay has. What the others
 /// relayed is seen by the next statement only.
-pub async fn try_lock_shard(conn: &mut PgConnection, shard: i16) -> Result<bool, sqlx::Error> {
-    let (locked, _): (bool, String) = sqlx::query_as(
+pub async fn try_lock_shards(conn: &mut PgConnection, shards: &[i16]) -> Result<Vec<i16>, sqlx::Error> {
+    let (locked, _): (Vec<i16>, String) = sqlx::query_as(
         // Plans of the relay's statements outlive the time when the tables were empty and reading them whole was cheapest.
-        "select pg_try_advisory_xact_lock($1, $2), set_config('enable_seqscan', 'off', true)",
+        "select array(select s from unnest($2::int2[]) as s where pg_try_advisory_xact_lock($1, s)),
+            set_config('enable_seqscan', 'off', true)",
     )
     .bind(LOCK_NAMESPACE)
-    .bind(i32::from(shard))
+    .bind(shards)
     .fetch_one(conn)
     .await?;
     Ok(locked)
@@ -92,14 +100,16 @@ pub struct Taken {
     pub test: bool,
 }
 
-/// Moves up to `limit` of a shard's visible events, in the order of their numbers, from the outbox to the history, and
-/// returns them with the endpoints that are subscribed at this moment. A test event goes to its endpoint whatever that
-/// one's state is, so that its delivery tells what became of it. Only under the shard's lock.
-pub async fn take(conn: &mut PgConnection, shard: i16, limit: i64) -> Result<Vec<Taken>, sqlx::Error> {
+/// Moves visible events from the outbox to the history: of each shard up to so many, in the order of their numbers. Returns
+/// them with the endpoints that are subscribed at this moment. A test event goes to its endpoint whatever that one's state
+/// is, so that its delivery tells what became of it. Only under the shards' locks.
+pub async fn take(conn: &mut PgConnection, shards: &[(i16, i64)]) -> Result<Vec<Taken>, sqlx::Error> {
+    let (shards, limits): (Vec<i16>, Vec<i64>) = shards.iter().copied().unzip();
     sqlx::query_as(
         "with taken as (
-            delete from outbox where shard = $1 and number = any (array(
-                select number from outbox where shard = $1 order by number limit $2))
+            delete from outbox where ctid = any (array(
+                select x.ctid from unnest($1::int2[], $2::int8[]) as s(shard, events) cross join lateral (
+                    select o.ctid from outbox o where o.shard = s.shard order by o.number limit s.events) x))
             returning *
         ), kept as (
             insert into events (account_id, id, type, resource_id, body, created_at, endpoint_id)
@@ -110,10 +120,10 @@ pub async fn take(conn: &mut PgConnection, shard: i16, limit: i64) -> Result<Vec
         left join endpoints e on e.account_id = t.account_id and case when t.endpoint_id is not null
             then e.id = t.endpoint_id
             else e.enabled and e.deleted_at is null and t.type = any (e.events) end
-        order by t.number, e.id",
+        order by t.shard, t.number, e.id",
     )
-    .bind(shard)
-    .bind(limit)
+    .bind(shards)
+    .bind(limits)
     .fetch_all(conn)
     .await
 }

@@ -64,8 +64,8 @@ async fn relay(fixture: &Fixture) -> Uuid {
         .await
         .unwrap();
     let shard = outbox::shard_of(fixture.account_id);
-    assert!(outbox::try_lock_shard(&mut tx, shard).await.unwrap());
-    let taken = outbox::take(&mut tx, shard, 10_000).await.unwrap();
+    assert_eq!(outbox::try_lock_shards(&mut tx, &[shard]).await.unwrap(), [shard]);
+    let taken = outbox::take(&mut tx, &[(shard, 10_000)]).await.unwrap();
     let made: Vec<NewDelivery> = taken
         .iter()
         .map(|event| NewDelivery {

@@ -59,7 +59,7 @@ impl Bench {
     async fn take(&self, events: &[NewEvent]) -> Vec<Uuid> {
         let mut tx = self.tx().await;
         let ids = outbox::append(&mut tx, events).await.unwrap();
-        outbox::take(&mut tx, outbox::shard_of(events[0].account_id), 10_000).await.unwrap();
+        outbox::take(&mut tx, &[(outbox::shard_of(events[0].account_id), 10_000)]).await.unwrap();
         tx.commit().await.unwrap();
         ids
     }
