@@ -182,6 +182,27 @@ async fn one_that_is_ready_or_being_attempted_is_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_delivery_whose_job_is_dead_is_made_again() {
+    let stage = Stage::set().await;
+    let receiver = Receiver::answering(&[500, 200]).await;
+    let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
+    stage.append(MessageSent, new_id(), 1).await;
+    let patient = DispatcherConfig { webhook_retries: "1h".parse().unwrap(), ..DispatcherConfig::default() };
+    let dispatcher = stage.dispatch(patient);
+    let waiting = stage.until(endpoint, |all| all.iter().any(|one| one.attempts.len() == 1)).await.remove(0);
+    let died = sqlx::query(
+        "with gone as (delete from queue.deferred returning *)
+         insert into queue.dead (shard, id, queue, tenant, lane, priority, run, max_attempts, payload, created_at, rank, reason)
+         select shard, id, queue, tenant, lane, priority, run, max_attempts, payload, created_at, rank, 'crashed' from gone",
+    );
+    assert_eq!(died.execute(stage.database.pool()).await.unwrap().rows_affected(), 1);
+    redeliver(&stage.database, stage.account_id, endpoint, waiting.id).await;
+    let done = stage.until_status(endpoint, DeliveryStatus::Succeeded).await;
+    assert_eq!((done.id, numbers(&done)), (waiting.id, vec![1, 2]));
+    dispatcher.stop().await;
+}
+
+#[tokio::test]
 async fn two_that_ask_at_once_make_one_job() {
     let stage = Stage::set().await;
     let receiver = Receiver::answering(&[500]).await;

@@ -127,7 +127,7 @@ async fn find_pending(
     .await
 }
 
-/// Makes the next attempt of a pending delivery due now, if it waits for its time.
+/// Makes the next attempt of a pending delivery due now, if it waits for its time or its job is dead.
 async fn bring_forward(
     tx: &mut Tx,
     account_id: Uuid,
@@ -141,7 +141,12 @@ async fn bring_forward(
         tenant: &account_id.to_string(),
         lane: &endpoint_id.to_string(),
     };
-    let (brought, wake) = operate::bring_forward(tx, place, job_id).await?;
+    let (mut brought, mut wake) = operate::bring_forward(tx, place, job_id).await?;
+    if !brought {
+        let (revived, of_revived) = operate::retry_dead(tx, operate::Dead::Ids(&[job_id])).await?;
+        brought = revived > 0;
+        wake.merge(of_revived);
+    }
     if brought {
         sqlx::query("update deliveries set next_attempt_at = now() where account_id = $1 and id = $2")
             .bind(account_id)
