@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// How many deliveries are prepared by one query at most.
-const PREPARE_MAX: usize = 100;
+const PREPARE_MAX: usize = 250;
 /// How old what was prepared may be when an attempt begins that is not the first of its unit: the endpoint may have changed.
 const FRESH: Duration = Duration::from_secs(2);
 /// After how long without an answer the endpoint is slow. An endpoint that hangs is sent to until then, so that the sooner it
@@ -193,11 +193,8 @@ impl<R: Requester> Deliverer<R> {
             batch.iter().map(|claimed| (claimed.payload.account_id, claimed.payload.delivery_id)).collect();
         loop {
             let load = async {
-                let mut tx = self.database.begin().await?;
-                deliveries::look_up_by_key(&mut tx).await?;
-                let due = deliveries::list_due(&mut tx, &ids).await?;
-                tx.rollback().await?;
-                Ok::<_, sqlx::Error>(due)
+                let mut conn = self.database.pool().acquire().await?;
+                deliveries::list_due(&mut conn, &ids).await
             };
             match tokio::time::timeout(PREPARE_DEADLINE, load).await {
                 Ok(Ok(due)) => return Some((batch, due)),
@@ -233,7 +230,7 @@ impl<R: Requester> Deliverer<R> {
 
     /// Makes one request and hands on what came of it; says whether it succeeded.
     async fn attempt(&self, prepared: Prepared) -> bool {
-        let Prepared { mut claimed, due, read, body, key } = prepared;
+        let Prepared { claimed, due, read, body, key } = prepared;
         if !claimed.may_start() {
             give_back(claimed).await;
             return false;
@@ -244,7 +241,7 @@ impl<R: Requester> Deliverer<R> {
         let cancelled = claimed.job.cancelled().clone();
         let request = self.requester.request(&due, &key, started_at, body);
         let answer = tokio::select! {
-            answer = self.watch(&mut claimed, &due, request) => answer,
+            answer = self.watch(&claimed, &due, request) => answer,
             // The deadline of the shutdown has come. The receiver may have the request; it gets it once more.
             () = cancelled.cancelled() => {
                 give_back(claimed).await;
@@ -262,7 +259,7 @@ impl<R: Requester> Deliverer<R> {
     /// Waits for a request, and says so when that takes long.
     async fn watch(
         &self,
-        claimed: &mut Claimed<Deliver>,
+        claimed: &Claimed<Deliver>,
         due: &DueDelivery,
         request: impl Future<Output = Answer>,
     ) -> Answer {

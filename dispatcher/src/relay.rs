@@ -1,7 +1,7 @@
 //! From the outbox to deliveries and their jobs: one transaction per batch, of as many shards as it has room for, each by one
 //! relay at a time.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use queue::{NewJob, TraceContext};
 use rand::Rng;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 /// How long a pass over the shards may take to answer; a statement's own deadline is shorter.
 const PASS_DEADLINE: Duration = Duration::from_secs(60);
 /// The pause after a pass that relayed something, so that small batches gather.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(1);
 /// The pauses between passes that find nothing: doubling, so that an idle dispatcher looks twice a second.
 const IDLE_MIN: Duration = Duration::from_millis(10);
 const IDLE_MAX: Duration = Duration::from_millis(500);
@@ -85,7 +85,8 @@ impl Relay {
         self.first = (self.first + 1) % filled.len();
         filled.rotate_left(self.first);
         let (mut events, mut failed) = (0, None);
-        for shards in batches(&filled, &self.limits) {
+        let mut batches: VecDeque<_> = batches(&filled, &self.limits).into();
+        while let Some(shards) = batches.pop_front() {
             match relay_shards(&self.database, &shards).await {
                 Ok(relayed) => {
                     for (&(shard, _), relayed) in shards.iter().zip(relayed) {
@@ -95,10 +96,13 @@ impl Relay {
                     }
                 }
                 Err(error) => {
-                    // The next ones are smaller, in case it was too much for a statement's deadline.
-                    for &(shard, _) in &shards {
+                    if let [(shard, _)] = shards[..] {
+                        // The next one is smaller, in case it was too much for a statement's deadline.
                         let limit = &mut self.limits[index(shard)];
                         *limit = (*limit / 2).max(1);
+                    } else {
+                        // It may be the fault of one of them.
+                        batches.extend(shards.iter().map(|shard| vec![*shard]));
                     }
                     failed = Some(error.context(format!("shards {shards:?}")));
                 }
@@ -122,22 +126,24 @@ fn index(shard: i16) -> usize {
     usize::from(shard.unsigned_abs()) % SHARDS_LEN
 }
 
+/// A batch, in the parts that shares of it are counted in.
+const WHOLE: usize = 1 << 20;
+
 /// What each transaction takes, as shards and their events, given how many events there are: of each shard what its limit
 /// allows, and of all together no more than a whole batch.
 fn batches(filled: &[(i16, usize)], limits: &[usize; SHARDS_LEN]) -> Vec<Vec<(i16, usize)>> {
     let mut batches = Vec::new();
-    let (mut batch, mut room) = (Vec::new(), 1.0);
+    let (mut batch, mut room) = (Vec::new(), WHOLE);
     for &(shard, events) in filled {
         let limit = limits[index(shard)];
         let taken = events.min(limit);
-        #[expect(clippy::cast_precision_loss, reason = "a few hundred events")]
-        let share = taken as f64 / limit as f64;
+        let share = (taken * WHOLE).div_ceil(limit);
         if share > room && !batch.is_empty() {
             batches.push(std::mem::take(&mut batch));
-            room = 1.0;
+            room = WHOLE;
         }
         batch.push((shard, taken));
-        room -= share;
+        room = room.saturating_sub(share);
     }
     batches.push(batch);
     batches
@@ -168,8 +174,10 @@ pub async fn relay_shards(database: &Database, shards: &[(i16, usize)]) -> anyho
         return Ok(relayed);
     }
     let taken = outbox::take(&mut tx, &limits).await?;
-    let (made, jobs) = plan(&taken)?;
-    tx.enqueue(&jobs).await?;
+    let (mut made, jobs) = plan(&taken)?;
+    for (delivery, enqueued) in made.iter_mut().zip(tx.enqueue(&jobs).await?) {
+        delivery.job_id = enqueued.id();
+    }
     // Last, for it locks the rows of the endpoints' health, which the recording of outcomes waits for.
     deliveries::create_many(&mut tx, &made).await?;
     tx.commit().await?;
@@ -199,6 +207,7 @@ fn plan(taken: &[Taken]) -> anyhow::Result<(Vec<NewDelivery>, Vec<NewJob>)> {
             endpoint_id,
             event_id: row.event_id,
             kind: row.kind.clone(),
+            job_id: None,
         };
         let payload = Deliver { account_id: row.account_id, delivery_id: delivery.id };
         let job = NewJob::new(&payload, row.account_id.to_string())?.lane(endpoint_id.to_string());

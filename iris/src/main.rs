@@ -21,6 +21,10 @@ use cli::Command;
 /// How long threads may take once everything else has ended.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 
+/// How many threads may wait for what blocks, names that are resolved above all: a dispatcher has up to 5,000 requests under
+/// way, and names whose servers do not answer shall not keep the others from being resolved.
+const THREADS_MAX: usize = 6_000;
+
 fn main() -> ExitCode {
     // What was asked for goes to stdout, everything else to stderr, and a failure is one line.
     match start() {
@@ -45,7 +49,8 @@ fn start() -> anyhow::Result<ExitCode> {
     shared::telemetry::init_log(command.log())?;
     let _ = rustls::crypto::ring::default_provider().install_default();
     environment::allow_open_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(THREADS_MAX).build()?;
     let ran = runtime.block_on(run(command, local));
     // A thread that waits for a dead connection must not keep a process that has ended.
     runtime.shutdown_timeout(THREADS_DEADLINE);

@@ -15,7 +15,7 @@ $$;
 -- Epochs only rise, so their sum over a path rises whenever any prefix of it is cancelled.
 create function queue.group_of(path text) returns table (epoch bigint, held boolean) language sql stable parallel safe as $$
     select coalesce(sum(g.epoch), 0)::bigint, coalesce(bool_or(g.held), false)
-    from queue.groups g where g.prefix = any (queue.prefixes(path))
+    from queue.groups g where path is not null and g.prefix = any (queue.prefixes(path))
 $$;
 
 -- The place in its lane of a job that is ready from `p_at` on.
@@ -309,12 +309,12 @@ begin
             where l.queue = p_queue and l.lane = any (p_lanes) and l.guarded
             order by l.lane for update skip locked) k;
         with limited as (
-            select v.n, v.lane, v.budget as asked, l.lane is not null as guarded, l.lane <> all (v_locked) as held,
+            select v.n, v.lane, v.budget as asked, l.lane is not null as guarded, l.lane is not null and l.lane not in (select unnest(v_locked)) as held,
                 coalesce(l.ordered, false) as ordered, coalesce(l.slow, false) as slow,
                 case
                     when a.paused or s.paused or s.closed_until > now() then 0
                     when l.lane is null then v.budget
-                    when l.lane <> all (v_locked) or row_number() over (partition by v.lane order by v.n) > 1 then 0
+                    when l.lane not in (select unnest(v_locked)) or row_number() over (partition by v.lane order by v.n) > 1 then 0
                     else greatest(0, least(
                         case when not l.ordered then v.budget when l.slow or l.cap = 1 then least(v.budget, 1)
                             else least(v.budget * p_unit, p_unit) end,
@@ -364,8 +364,8 @@ begin
         ) p
     ), taken as (
         delete from queue.ready r where r.ctid = any (array(select ctid from picked))
-        returning r.*, coalesce(r.lane = any (v_guarded), false) as guarded, coalesce(r.lane = any (v_ordered), false) as ordered,
-            coalesce(r.lane = any (v_slow), false) as slow
+        returning r.*, r.lane in (select unnest(v_guarded)) as guarded, r.lane in (select unnest(v_ordered)) as ordered,
+            r.lane in (select unnest(v_slow)) as slow
     ), judged as (
         select t.*, case when g.epoch > t.epoch then 'removed' when g.held then 'parked' else 'claimed' end as fate
         from taken t cross join lateral queue.group_of(t.grp) g
@@ -394,7 +394,7 @@ begin
             max_attempts, payload, trace, created_at, rank, last_error, p_lease, guarded, ordered
         from judged where fate = 'claimed'
         returning 'claimed', id, tenant, lane, grp, epoch, attempt, crashes, run, max_attempts, payload, trace, capped, ordered,
-            coalesce(lane = any (v_slow), false), rank, priority
+            lane in (select unnest(v_slow)), rank, priority
     )
     select * from claimed
     union all

@@ -64,11 +64,7 @@ impl Row {
 
     /// What its end makes room for.
     pub(crate) fn made(&self) -> Made {
-        match (self.slow, self.capped) {
-            (true, _) => Made::Slow,
-            (false, true) => Made::Lane(Arc::default()),
-            (false, false) => Made::Nothing,
-        }
+        if self.capped { Made::Lane(Arc::default()) } else { Made::Nothing }
     }
 
     /// When it was claimed, by the database's clock.
@@ -117,42 +113,99 @@ pub(crate) struct Raw {
     pub(crate) rest: Vec<Raw>,
 }
 
-/// A slot of the process that a job occupies, or a whole unit of an ordered lane.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    _free: OwnedSemaphorePermit,
-    /// Set while it is one of those of slow lanes.
-    slow: OnceLock<SlowSlot>,
-    slow_slots: Arc<AtomicUsize>,
+/// The slots of one queue that are occupied by what is slow.
+#[derive(Debug, Default)]
+pub(crate) struct SlowSlots {
+    /// Those of jobs of slow lanes, and of jobs that turned out slow.
+    all: AtomicUsize,
+    /// The former alone.
+    claimed: AtomicUsize,
 }
 
-/// Counts a slot among those of slow lanes until it is dropped.
+/// One of so many slots is left to slow lanes, however many jobs of others turn out slow.
+const LEFT_TO_SLOW: usize = 16;
+
+impl SlowSlots {
+    /// How many slots are occupied by what is slow.
+    pub(crate) fn occupied(&self) -> usize {
+        self.all.load(Ordering::Acquire)
+    }
+
+    /// How many more of `total` slots jobs of slow lanes may have: what is slow has half of all at most. A process of one slot
+    /// has half of it to spare for half of the time.
+    pub(crate) fn free_of(&self, total: usize) -> usize {
+        let left = (total / LEFT_TO_SLOW).max(1).saturating_sub(self.claimed.load(Ordering::Acquire));
+        (total / 2).max(1).saturating_sub(self.occupied()).max(left)
+    }
+}
+
+/// Counts a slot among those of what is slow until it is dropped.
 #[derive(Debug)]
-struct SlowSlot(Arc<AtomicUsize>);
+struct SlowSlot {
+    slots: Arc<SlowSlots>,
+    claimed: bool,
+}
+
+impl SlowSlot {
+    fn new(slots: Arc<SlowSlots>, claimed: bool) -> Self {
+        slots.all.fetch_add(1, Ordering::AcqRel);
+        slots.claimed.fetch_add(usize::from(claimed), Ordering::AcqRel);
+        Self { slots, claimed }
+    }
+}
 
 impl Drop for SlowSlot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.slots.all.fetch_sub(1, Ordering::AcqRel);
+        self.slots.claimed.fetch_sub(usize::from(self.claimed), Ordering::AcqRel);
     }
+}
+
+/// A slot of the process that a job occupies, or a whole unit of an ordered lane. Once it is free again it wakes the claimer.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    free: Option<OwnedSemaphorePermit>,
+    /// Set while it is one of those of what is slow.
+    slow: OnceLock<SlowSlot>,
+    slow_slots: Arc<SlowSlots>,
+    queue: &'static str,
+    shared: Arc<Shared>,
 }
 
 impl Slot {
-    /// A slot that is free no more; `slow_slots` is how many are occupied by jobs of slow lanes.
-    pub(crate) fn new(free: OwnedSemaphorePermit, slow_slots: Arc<AtomicUsize>) -> Self {
-        Self { _free: free, slow: OnceLock::new(), slow_slots }
+    /// A slot that is free no more, for a job of a slow lane or of another.
+    pub(crate) fn new(
+        free: OwnedSemaphorePermit,
+        is_slow: bool,
+        slow_slots: Arc<SlowSlots>,
+        queue: &'static str,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let slow = OnceLock::new();
+        if is_slow {
+            slow.get_or_init(|| SlowSlot::new(slow_slots.clone(), true));
+        }
+        Self { free: Some(free), slow, slow_slots, queue, shared }
     }
 
-    /// Counts it among those of slow lanes.
-    pub(crate) fn slow_down(&self) {
-        self.slow.get_or_init(|| {
-            self.slow_slots.fetch_add(1, Ordering::AcqRel);
-            SlowSlot(self.slow_slots.clone())
-        });
+    fn slow_down(&self) {
+        self.slow.get_or_init(|| SlowSlot::new(self.slow_slots.clone(), false));
     }
 }
 
-/// A claimed job with its payload. It occupies a slot until it is dropped. (The slot is free before the claimer is woken:
-/// the order of the fields is the order of their drops.)
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.free.take());
+        if self.slow.take().is_some() {
+            // Any slow lane may go on.
+            self.shared.mark(self.queue);
+        } else {
+            self.shared.work.notify_one();
+        }
+    }
+}
+
+/// A claimed job with its payload. It occupies a slot until it is dropped.
 #[derive(Debug)]
 pub struct Claimed<J> {
     /// The job.
@@ -190,9 +243,8 @@ impl<J> Claimed<J> {
 
     /// Counts the job's slot among those that slow lanes may have, for the job turns out to take long: so that its lane, once
     /// that is slow ([`lanes::slow_down`](crate::lanes::slow_down)), and others like it get no more than half of all.
-    pub fn slow_down(&mut self) {
+    pub fn slow_down(&self) {
         self.slot.slow_down();
-        self.tracked.slow_down();
     }
 
     /// Takes out what comes after it in its unit, in order: jobs of an ordered lane that were claimed together for a source

@@ -166,6 +166,16 @@ pub enum Enqueued {
     Cancelled,
 }
 
+impl Enqueued {
+    /// The id of the job, if it will run.
+    pub fn id(self) -> Option<Uuid> {
+        match self {
+            Self::Added(id) => Some(id),
+            Self::Duplicate | Self::Cancelled => None,
+        }
+    }
+}
+
 /// Enqueues jobs in the caller's transaction with one statement, and says for each, in order, what became of it. The
 /// rows it touches are its own, so open transactions that enqueue never wait for each other, but for those with the
 /// same key. The [`Wake`] is to be sent once the transaction has committed.

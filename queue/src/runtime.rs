@@ -5,7 +5,7 @@ use std::{
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use crate::{
     Backend, Error, Job, JobKind, Notifier, Schedule, Source,
     beat::{Beat, Heart},
     chores,
-    claim::Raw,
+    claim::{Raw, SlowSlots},
     complete::Recorded,
     meters::Meters,
     neighbours::Identity,
@@ -64,8 +64,7 @@ const OUTCOMES_WAITING_MAX: usize = 10_000;
 pub(crate) struct Slots {
     pub(crate) total: usize,
     pub(crate) free: Arc<Semaphore>,
-    /// How many are occupied by jobs of slow lanes.
-    pub(crate) slow: Arc<AtomicUsize>,
+    pub(crate) slow: Arc<SlowSlots>,
     /// How many jobs of an ordered lane share a slot.
     pub(crate) unit: usize,
     pub(crate) sender: mpsc::UnboundedSender<Raw>,
@@ -81,12 +80,6 @@ impl Slots {
     /// Whether something happened since the last claim that may have brought jobs.
     pub(crate) fn has_news(&self) -> bool {
         self.look.load(Ordering::Acquire) || !lock(&self.expected).is_empty()
-    }
-
-    /// How many more slots jobs of slow lanes may have: they have half of all at most. A process of one slot has half of it to
-    /// spare for half of the time.
-    pub(crate) fn free_for_slow(&self) -> usize {
-        (self.total / 2).max(1).saturating_sub(self.slow.load(Ordering::Acquire))
     }
 }
 
@@ -178,8 +171,6 @@ pub(crate) enum Made {
     Nothing,
     /// Its lane, whose running jobs are counted: for a unit, once all of its jobs have ended.
     Lane(Arc<()>),
-    /// Other slow lanes.
-    Slow,
 }
 
 /// Keeps a claimed job known to its process until its outcome is recorded. Dropping it wakes the claimer, for a slot is
@@ -201,11 +192,6 @@ impl Tracked {
         self.confirm = Some(sender);
         self.record(recorded).await;
         receiver.await.ok()
-    }
-
-    /// Its end makes room for slow lanes.
-    pub(crate) fn slow_down(&mut self) {
-        self.made = Made::Slow;
     }
 
     /// Tells whoever waits that the outcome was recorded, or was stale.
@@ -253,7 +239,6 @@ impl Drop for Tracked {
         self.shared.ended.fetch_add(1, Ordering::Relaxed);
         self.shared.untracked.notify_one();
         let lane_has_room = match std::mem::replace(&mut self.made, Made::Nothing) {
-            Made::Slow => return self.shared.mark(self.job.queue()),
             Made::Lane(unit) => Arc::into_inner(unit).is_some(),
             Made::Nothing => false,
         };

@@ -96,7 +96,8 @@ struct Queue {
     more: bool,
     /// Not before this time is there another claim: one failed, or another claimer had the lane.
     not_before: Option<Instant>,
-    /// Until then free slots are gathered, unless half of them are free: there is more than the last claim brought.
+    /// Until then free slots are gathered, unless half of those are free that nothing slow occupies: there is more than the last
+    /// claim brought.
     gathers_until: Option<Instant>,
     /// Not before this time is there another look while known lanes have jobs.
     next_look: Option<Instant>,
@@ -112,6 +113,7 @@ const GATHER_SLOTS: Duration = Duration::from_millis(10);
 /// How many times as long as a claim with a look took there is no other look, while known lanes have jobs: wakes that name no
 /// lanes come all the time then.
 const LOOK_TIMES: u32 = 2;
+const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Claims for all queues, never more than their free slots.
 pub(crate) async fn claim_all(shared: Arc<Shared>) {
@@ -160,7 +162,8 @@ fn wanted(shared: &Shared, known: &HashMap<&'static str, Queue>) -> (Vec<&'stati
         if !may_have || slots.free.available_permits() == 0 {
             continue;
         }
-        let gathers = slots.free.available_permits() < slots.total.div_ceil(2);
+        let quick = slots.total.saturating_sub(slots.slow.occupied());
+        let gathers = slots.free.available_permits() < quick.div_ceil(2);
         let waits = known.and_then(|queue| queue.not_before.max(queue.gathers_until.filter(|_| gathers)));
         match waits.filter(|at| *at > now) {
             Some(at) => next = Some(next.map_or(at, |next| next.min(at))),
@@ -197,7 +200,7 @@ async fn claim_one(
     let started = Instant::now();
     let claim = async {
         let conn = kept.connection(&shared.pool).await?;
-        let room = Room { slots: limit, slow: slots.free_for_slow(), unit: *unit };
+        let room = Room { slots: limit, slow: slots.slow.free_of(slots.total), unit: *unit };
         queue.rota.claim(conn, lease.id, name, room, looks).await
     };
     let claims = match within(claim).await {
@@ -218,7 +221,7 @@ async fn claim_one(
     queue.more = claims.more || claims.contended;
     queue.gathers_until = (claims.more && !claims.rows.is_empty()).then(|| Instant::now() + GATHER_SLOTS);
     if looks {
-        queue.next_look = Some(Instant::now() + took * LOOK_TIMES);
+        queue.next_look = Some(Instant::now() + (took * LOOK_TIMES).min(LOOK_PAUSE_MAX));
     }
     queue.not_before =
         claims.contended.then(|| Instant::now() + CONTENDED.mul_f64(rand::rng().random_range(1.0..2.0)));
@@ -255,13 +258,10 @@ fn hand_out(
             continue;
         }
         let Some(free) = permits.split(1) else { break };
-        let slot = Arc::new(Slot::new(free, slots.slow.clone()));
-        if is_slow {
-            slot.slow_down();
-        }
+        let slot = Arc::new(Slot::new(free, is_slow, slots.slow.clone(), name, shared.clone()));
         if ordered {
             let unit = Arc::new(());
-            let first = follow(&slot, if is_slow { Made::Slow } else { Made::Lane(unit.clone()) });
+            let first = follow(&slot, Made::Lane(unit.clone()));
             units.insert(job.lane().to_owned(), (first, unit));
         } else if let Err(mpsc::error::SendError(raw)) = slots.sender.send(follow(&slot, made)) {
             raw.hand_back();

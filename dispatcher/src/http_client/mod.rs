@@ -30,7 +30,7 @@ mod proxy;
 mod targets;
 mod tls;
 
-use connector::{Connector, Unresolved};
+use connector::{Connector, PROBE_AFTER, Unresolved};
 pub use proxy::ProxyUrl;
 use targets::Targets;
 
@@ -89,10 +89,14 @@ impl HttpClient {
         // one. Nothing else is ever sent twice.
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
             .pool_max_idle_per_host(usize::try_from(IN_FLIGHT_MAX)?)
             .http1_max_headers(RESPONSE_HEADERS_MAX)
             .http2_max_header_list_size(RESPONSE_HEADER_BYTES_MAX)
+            // Behind a proxy the kernel's probes tell of the way to the proxy only.
+            .http2_keep_alive_interval(PROBE_AFTER)
+            .http2_keep_alive_timeout(PROBE_AFTER)
             .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
             .http2_initial_connection_window_size(STREAM_WINDOW_BYTES * IN_FLIGHT_MAX.unsigned_abs())
             .build(connector);

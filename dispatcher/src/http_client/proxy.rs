@@ -17,13 +17,17 @@ use http::{HeaderValue, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use tower::ServiceExt;
 use url::Url;
 
 use super::connector::Tcp;
 
-/// How long connecting to the proxy may take. It is near; and an endpoint's own deadline must not hide that it is away.
+/// How long connecting to the proxy may take: it is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The share of an address's time that it may take at most, so that the deadline of the attempt does not hide that the proxy is
+/// away.
+const CONNECT_SHARE: f64 = 0.9;
 /// The longest head of the proxy's answer.
 const ANSWER_BYTES_MAX: usize = 8 * 1024;
 const ANSWER_HEADERS_MAX: usize = 64;
@@ -105,7 +109,7 @@ pub enum ProxyError {
 
 impl ProxyError {
     /// Whether every tunnel would fail so. Any other failure is about one address.
-    fn is_the_proxys(&self) -> bool {
+    pub fn is_the_proxys(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Broken(_) => true,
             Self::Refused(status) => *status == StatusCode::PROXY_AUTHENTICATION_REQUIRED,
@@ -125,21 +129,23 @@ pub struct Proxy {
 
 impl Proxy {
     /// Connects to the proxy with `connector`, wherever it is: its address is the operator's choice and is not checked.
-    pub fn new(url: ProxyUrl, mut connector: HttpConnector) -> Self {
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    pub fn new(url: ProxyUrl, connector: HttpConnector) -> Self {
         Self { url, connector, fails: Arc::default() }
     }
 
-    /// A connection to an address, through the proxy.
-    pub async fn tunnel_to(&self, address: SocketAddr) -> Result<Tcp, ProxyError> {
-        let opened = self.open(address).await;
+    /// A connection to an address, through the proxy; nobody waits for it after `limit`.
+    pub async fn tunnel_to(&self, address: SocketAddr, limit: Duration) -> Result<Tcp, ProxyError> {
+        let opened = self.open(address, limit).await;
         self.note(opened.as_ref().err());
         opened
     }
 
-    async fn open(&self, address: SocketAddr) -> Result<Tcp, ProxyError> {
+    async fn open(&self, address: SocketAddr, limit: Duration) -> Result<Tcp, ProxyError> {
         let connecting = self.connector.clone().oneshot(self.url.place.clone());
-        let mut tcp = connecting.await.map_err(|error| ProxyError::Unreachable(error.into()))?;
+        let connected = timeout(CONNECT_TIMEOUT.min(limit.mul_f64(CONNECT_SHARE)), connecting).await;
+        let connected =
+            connected.map_err(|_| ProxyError::Unreachable(anyhow::anyhow!("it does not answer")))?;
+        let mut tcp = connected.map_err(|error| ProxyError::Unreachable(error.into()))?;
         ask(tcp.inner_mut(), address, self.url.authorization.as_ref()).await?;
         Ok(tcp)
     }

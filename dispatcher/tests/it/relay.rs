@@ -189,18 +189,62 @@ async fn a_long_transaction_delays_only_itself() {
     assert_eq!(order, [early, late].concat());
 }
 
+/// An account whose events are in another shard than the stage's.
+async fn account_elsewhere(stage: &Stage, shards: &[i16]) -> Uuid {
+    let account_id =
+        std::iter::repeat_with(new_id).find(|id| !shards.contains(&shard_of(*id))).expect("ids go on");
+    stage.add_account(account_id).await;
+    stage.endpoint_of(account_id, "https://example.com/", &[MessageSent]).await;
+    let mut tx = stage.database.begin().await.unwrap();
+    outbox::append(&mut tx, &[event(account_id, MessageSent, new_id(), 0)]).await.unwrap();
+    tx.commit().await.unwrap();
+    account_id
+}
+
 #[tokio::test]
 async fn a_shard_that_another_relay_holds_is_left_alone() {
     let stage = Stage::set().await;
     stage.endpoint("https://example.com/", &[MessageSent]).await;
     stage.append(MessageSent, new_id(), 3).await;
     let shard = shard_of(stage.account_id);
+    let second = shard_of(account_elsewhere(&stage, &[shard]).await);
+    let third = shard_of(account_elsewhere(&stage, &[shard, second]).await);
+    let wanted = [(second, 500), (shard, 2), (third, 500)];
     let mut other = stage.database.begin().await.unwrap();
-    assert_eq!(outbox::try_lock_shards(&mut other, &[shard]).await.unwrap(), [shard]);
-    assert_eq!(relay_shards(&stage.database, &[(shard, 500)]).await.unwrap()[0], Relayed::default());
+    assert_eq!(outbox::try_lock_shards(&mut other, &[second]).await.unwrap(), [second]);
+    let moved = |events| Relayed { events, deliveries: events };
+    assert_eq!(relay_shards(&stage.database, &wanted).await.unwrap(), [moved(0), moved(2), moved(1)]);
     other.rollback().await.unwrap();
-    assert_eq!(
-        relay_shards(&stage.database, &[(shard, 500)]).await.unwrap()[0],
-        Relayed { events: 3, deliveries: 3 }
-    );
+    assert_eq!(relay_shards(&stage.database, &wanted).await.unwrap(), [moved(1), moved(1), moved(0)]);
+}
+
+#[tokio::test]
+async fn a_shard_that_cannot_be_relayed_holds_up_no_other() {
+    let stage = Stage::set().await;
+    let (held, _) = stage.endpoint("https://example.com/", &[MessageSent]).await;
+    stage.append(MessageSent, new_id(), 1).await;
+    // Whoever holds the row of its endpoint's numbers.
+    let mut other = stage.database.begin().await.unwrap();
+    sqlx::query(
+        "insert into endpoint_health (account_id, endpoint_id) values ($1, $2)
+        on conflict (account_id, endpoint_id) do update set last_number = endpoint_health.last_number",
+    )
+    .bind(stage.account_id)
+    .bind(held)
+    .execute(&mut *other)
+    .await
+    .unwrap();
+    account_elsewhere(&stage, &[shard_of(stage.account_id)]).await;
+    let dispatcher = stage.dispatch(dispatcher::DispatcherConfig::default());
+    let relayed = "select count(*) from deliveries";
+    tokio::time::timeout(crate::support::SOON, async {
+        while stage.count(relayed).await == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("the other shard's event");
+    assert_eq!(stage.count("select count(*) from outbox").await, 1);
+    other.rollback().await.unwrap();
+    dispatcher.stop().await;
 }

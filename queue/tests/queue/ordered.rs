@@ -258,7 +258,7 @@ async fn a_job_that_turns_out_slow_counts_among_those_of_slow_lanes() {
     let runtime = runtime(&database, "one");
     let mut source = runtime.source::<Number>(4);
     fill(pool, "usual", 1).await;
-    let mut usual = soon(source.next()).await.unwrap();
+    let usual = soon(source.next()).await.unwrap();
     usual.slow_down();
     usual.slow_down();
     let states =

@@ -30,6 +30,8 @@ pub struct NewDelivery {
     pub event_id: Uuid,
     /// The event's type.
     pub kind: String,
+    /// Its job.
+    pub job_id: Option<Uuid>,
 }
 
 /// Makes deliveries, in order, and numbers them per endpoint. The numbers are taken from the endpoints' rows in the order
@@ -49,8 +51,8 @@ async fn create(conn: &mut PgConnection, deliveries: &[NewDelivery], again: bool
     }
     sqlx::query(
         "with input as materialized (
-            select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[])
-                with ordinality as t(account_id, id, endpoint_id, event_id, type, n)
+            select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $7::uuid[])
+                with ordinality as t(account_id, id, endpoint_id, event_id, type, job_id, n)
         ), counted as materialized (
             select account_id, endpoint_id, count(*) as amount from input group by account_id, endpoint_id
         ), numbered as (
@@ -60,8 +62,8 @@ async fn create(conn: &mut PgConnection, deliveries: &[NewDelivery], again: bool
                 do update set last_number = endpoint_health.last_number + excluded.last_number
             returning account_id, endpoint_id, last_number
         )
-        insert into deliveries (account_id, id, endpoint_id, event_id, type, again, number)
-        select i.account_id, i.id, i.endpoint_id, i.event_id, i.type, $6,
+        insert into deliveries (account_id, id, endpoint_id, event_id, type, again, job_id, number)
+        select i.account_id, i.id, i.endpoint_id, i.event_id, i.type, $6, i.job_id,
             b.last_number - c.amount + row_number() over (partition by i.account_id, i.endpoint_id order by i.n)
         from input i
         join counted c on c.account_id = i.account_id and c.endpoint_id = i.endpoint_id
@@ -73,6 +75,7 @@ async fn create(conn: &mut PgConnection, deliveries: &[NewDelivery], again: bool
     .bind(deliveries.iter().map(|d| d.event_id).collect::<Vec<_>>())
     .bind(deliveries.iter().map(|d| d.kind.as_str()).collect::<Vec<_>>())
     .bind(again)
+    .bind(deliveries.iter().map(|d| d.job_id).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())
@@ -115,29 +118,11 @@ pub async fn list_due(
     conn: &mut PgConnection,
     ids: &[(Uuid, Uuid)],
 ) -> Result<Vec<DueDelivery>, sqlx::Error> {
-    sqlx::query_as(
-        // Each lateral query's limit keeps it apart, so that it is looked up row by row.
-        "select d.account_id, d.id, d.endpoint_id, d.attempts, d.retries_from, e.url, e.secret as sealed_secret,
-            e.old_secret as sealed_old_secret, e.sealed_headers, e.open, v.body,
-            case when not d.again then v.created_at end as event_created_at, clock_timestamp() as read_at
-         from unnest($1::uuid[], $2::uuid[]) as t(account_id, id)
-         cross join lateral (
-            select * from deliveries d
-            where d.account_id = t.account_id and d.id = t.id limit 1) d
-         cross join lateral (
-            select url, secret, case when old_secret_until > clock_timestamp() then old_secret end as old_secret, sealed_headers,
-                enabled and deleted_at is null as open
-            from endpoints e
-            where e.account_id = d.account_id and e.id = d.endpoint_id limit 1) e
-         left join lateral (
-            select body, created_at from events v
-            where v.account_id = d.account_id and v.id = d.event_id limit 1) v on true
-         where d.status = 'pending'",
-    )
-    .bind(ids.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
-    .bind(ids.iter().map(|(_, id)| *id).collect::<Vec<_>>())
-    .fetch_all(conn)
-    .await
+    sqlx::query_as("select * from deliveries_due($1, $2)")
+        .bind(ids.iter().map(|(account_id, _)| *account_id).collect::<Vec<_>>())
+        .bind(ids.iter().map(|(_, id)| *id).collect::<Vec<_>>())
+        .fetch_all(conn)
+        .await
 }
 
 /// What became of a delivery in one run of its job.

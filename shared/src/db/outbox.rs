@@ -67,19 +67,39 @@ pub async fn list_filled_shards(
 /// The first number of the relays' advisory locks, so that they are nobody else's ("iris" in ASCII).
 const LOCK_NAMESPACE: i32 = 0x6972_6973;
 
+/// After how long without a statement a relay's transaction is ended: one whose process was stopped keeps its shards from the
+/// others.
+const RELAY_IDLE_TIMEOUT: &str = "10s";
+/// How long a relay of several shards waits for a row: one that is held shall not hold up the other shards.
+const SHARED_LOCK_TIMEOUT: &str = "1s";
+
 /// Takes the right to relay shards until the transaction ends; returns those of them that no other relay has. What the others
 /// relayed is seen by the next statement only.
 pub async fn try_lock_shards(conn: &mut PgConnection, shards: &[i16]) -> Result<Vec<i16>, sqlx::Error> {
     let (locked, _): (Vec<i16>, String) = sqlx::query_as(
         // Plans of the relay's statements outlive the time when the tables were empty and reading them whole was cheapest.
         "select array(select s from unnest($2::int2[]) as s where pg_try_advisory_xact_lock($1, s)),
-            set_config('enable_seqscan', 'off', true)",
+            set_config('enable_seqscan', 'off', true) || set_config('idle_in_transaction_session_timeout', $3, true)
+                || case when cardinality($2) > 1 then set_config('lock_timeout', $4, true) else '' end",
     )
     .bind(LOCK_NAMESPACE)
     .bind(shards)
+    .bind(RELAY_IDLE_TIMEOUT)
+    .bind(SHARED_LOCK_TIMEOUT)
     .fetch_one(conn)
     .await?;
     Ok(locked)
+}
+
+/// Waits for the right to change what a shard holds, which its relay takes meanwhile for another one's, until the transaction
+/// ends. A relay that came to a row whose body is just being written anew would leave it for later, after those that follow it.
+pub async fn lock_shard(conn: &mut PgConnection, shard: i16) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_advisory_xact_lock($1, $2)")
+        .bind(LOCK_NAMESPACE)
+        .bind(i32::from(shard))
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// One event that was taken from the outbox and one endpoint that hears of it.

@@ -7,7 +7,10 @@
 //! enqueued only in that in which it becomes pending again, under its row's lock. A delivery that was given up with its
 //! history stops being pending without its job; that is why the old ones are left alone here.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use queue::{EnqueueError, JobKind, NewJob, operate};
 use sqlx::{FromRow, PgConnection};
@@ -185,7 +188,7 @@ pub async fn make(
     for Again { event_id, kind, delivery_id } in wanted {
         let Some(id) = delivery_id else {
             let (id, event_id, kind) = (new_id(), *event_id, kind.clone());
-            new.push(NewDelivery { account_id, id, endpoint_id, event_id, kind });
+            new.push(NewDelivery { account_id, id, endpoint_id, event_id, kind, job_id: None });
             made.push(id);
             continue;
         };
@@ -193,7 +196,6 @@ pub async fn make(
             made.push(*id);
         }
     }
-    deliveries::create_again(tx, &new).await?;
     let (tenant, lane) = (account_id.to_string(), endpoint_id.to_string());
     let jobs: Vec<NewJob> = made
         .iter()
@@ -202,8 +204,37 @@ pub async fn make(
             Ok(job.lane(lane.as_str()).priority(priority))
         })
         .collect::<Result<_, _>>()?;
-    tx.enqueue(&jobs).await?;
+    let enqueued = tx.enqueue(&jobs).await?;
+    let of_jobs: HashMap<Uuid, Uuid> =
+        made.iter().zip(&enqueued).filter_map(|(id, enqueued)| Some((*id, enqueued.id()?))).collect();
+    for delivery in &mut new {
+        delivery.job_id = of_jobs.get(&delivery.id).copied();
+    }
+    deliveries::create_again(tx, &new).await?;
+    set_jobs(tx, account_id, of_jobs.iter().filter(|(id, _)| restarted.contains(id))).await?;
     Ok(made)
+}
+
+/// Notes which jobs deliveries that were made again have.
+async fn set_jobs(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    of_jobs: impl Iterator<Item = (&Uuid, &Uuid)>,
+) -> Result<(), sqlx::Error> {
+    let (ids, jobs): (Vec<Uuid>, Vec<Uuid>) = of_jobs.unzip();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "update deliveries d set job_id = t.job_id from unnest($2::uuid[], $3::uuid[]) as t(id, job_id)
+         where d.account_id = $1 and d.id = t.id",
+    )
+    .bind(account_id)
+    .bind(ids)
+    .bind(jobs)
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Makes exhausted and cancelled deliveries pending, with their retries ahead of them; the others stay as they are. Returns

@@ -74,6 +74,7 @@ pub async fn erase_page(tx: &mut Tx, page: &EraseHistory) -> Result<(), EngineEr
         *after
     } else {
         erasure::erase_texts(tx, account_id, contact_ids).await?;
+        outbox::lock_shard(tx, outbox::shard_of(account_id)).await?;
         erase_unrelayed(tx, account_id, &resources).await?;
         erasure::find_beginning(tx, account_id, contact_ids).await?
     };

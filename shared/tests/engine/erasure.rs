@@ -74,12 +74,26 @@ async fn relay(fixture: &Fixture) -> Uuid {
             endpoint_id,
             event_id: event.event_id,
             kind: event.kind.clone(),
+            job_id: None,
         })
         .collect();
     deliveries::create_many(&mut tx, &made).await.unwrap();
     answered(&mut tx, &made).await;
     tx.commit().await.unwrap();
     endpoint_id
+}
+
+/// What is not relayed yet is rewritten while no relay is at it.
+async fn waits_for_the_relay(fixture: &Fixture, page: &EraseHistory) {
+    let shard = outbox::shard_of(fixture.account_id);
+    let mut relay = fixture.tx().await;
+    assert_eq!(outbox::try_lock_shards(&mut relay, &[shard]).await.unwrap(), [shard]);
+    let mut erasing = fixture.tx().await;
+    sqlx::query("set local lock_timeout = '50ms'").execute(&mut *erasing).await.unwrap();
+    let refused = engine::erasure::erase_page(&mut erasing, page).await.unwrap_err();
+    assert!(format!("{refused:?}").contains("55P03"), "{refused:?}");
+    erasing.rollback().await.unwrap();
+    relay.rollback().await.unwrap();
 }
 
 async fn answered(tx: &mut shared::Tx, made: &[NewDelivery]) {
@@ -123,6 +137,9 @@ async fn run_due(fixture: &Fixture) -> usize {
         }
         for payload in due {
             let page: EraseHistory = serde_json::from_str(&payload).unwrap();
+            if page.after.is_none() {
+                waits_for_the_relay(fixture, &page).await;
+            }
             let mut lost = fixture.tx().await;
             engine::erasure::erase_page(&mut lost, &page).await.unwrap();
             lost.rollback().await.unwrap();
