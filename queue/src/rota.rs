@@ -162,20 +162,6 @@ impl Rota {
         }
     }
 
-    /// Notes that a job of a lane with limits has ended, so that what waits there may have its turn. A lane that is known to have
-    /// nothing waiting is left alone: what comes to it is told of.
-    pub fn make_room(&mut self, tenant: &str, lane: &str) {
-        let knows_all = self.whole || self.next_look.is_some();
-        if !knows_all || self.resting.iter().any(|(_, _, rests)| rests.name == lane) {
-            self.expect(tenant, lane);
-        }
-    }
-
-    /// Whether a claim would have to look for lanes, as far as is known.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.turns.is_empty() && !self.unseen
-    }
-
     /// Claims jobs of a queue under a lease, as many as there is room for. `look` says that there may be jobs in lanes that the last look
     /// did not see, or ahead of where it saw them begin. Fails with the SQLSTATE `QL001` when the lease has lapsed.
     pub async fn claim(

@@ -1,7 +1,7 @@
 //! One runtime per process: the lease, one claimer for all queues, the completer, cancellation and hand-back.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     marker::PhantomData,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -71,18 +71,9 @@ pub(crate) struct Slots {
     /// Whether there may be ready jobs that the claimer does not know of: set by wakes and polls, and cleared by a look at
     /// the table.
     pub(crate) look: Arc<AtomicBool>,
-    /// The lanes, as (tenant, lane), that may have something to claim, and why.
-    pub(crate) expected: Arc<Mutex<HashMap<(String, String), News>>>,
+    /// The lanes, as (tenant, lane), that may have something to claim: they got a job, or one of a capped lane has ended.
+    pub(crate) expected: Arc<Mutex<HashSet<(String, String)>>>,
     pub(crate) meters: Arc<Meters>,
-}
-
-/// Why a lane may have something to claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
-    /// It got a job.
-    Job,
-    /// A job of it, which has limits, has ended.
-    Room,
 }
 
 impl Slots {
@@ -147,13 +138,10 @@ impl Shared {
     }
 
     /// Lets the claimer look at one lane of a queue.
-    pub(crate) fn expect(&self, queue: &str, tenant: String, lane: String, news: News) {
+    pub(crate) fn expect(&self, queue: &str, tenant: String, lane: String) {
         if let Some(slots) = self.queues().get(queue) {
             let mut expected = lock(&slots.expected);
-            let known = expected.entry((tenant, lane)).or_insert(news);
-            if news == News::Job {
-                *known = news;
-            }
+            expected.insert((tenant, lane));
             if expected.len() > EXPECTED_MAX {
                 expected.clear();
                 slots.look.store(true, Ordering::Release);
@@ -256,7 +244,7 @@ impl Drop for Tracked {
         };
         if lane_has_room {
             let (tenant, lane) = (self.job.tenant().to_owned(), self.job.lane().to_owned());
-            self.shared.expect(self.job.queue(), tenant, lane, News::Room);
+            self.shared.expect(self.job.queue(), tenant, lane);
         } else {
             self.shared.work.notify_one();
         }

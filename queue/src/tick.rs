@@ -29,7 +29,7 @@ use crate::{
     claim::{Raw, Row, Slot},
     complete::{Recorded, complete_many},
     rota::{Room, Rota},
-    runtime::{Made, News, STATEMENT_DEADLINE, Shared, Slots, Tracked, lock},
+    runtime::{Made, STATEMENT_DEADLINE, Shared, Slots, Tracked, lock},
     wake::{self, GROUPS_CHANNEL, READY_CHANNEL},
 };
 
@@ -194,14 +194,8 @@ async fn claim_one(
     let is_spared = queue.more && queue.next_look.is_some_and(|at| Instant::now() < at);
     // Cleared before the look, so that a wake that comes during it is not lost.
     let looks = !is_spared && look.swap(false, Ordering::AcqRel);
-    for ((tenant, lane), news) in lock(expected).drain() {
-        match news {
-            News::Job => queue.rota.expect(&tenant, &lane),
-            News::Room => queue.rota.make_room(&tenant, &lane),
-        }
-    }
-    if !looks && !queue.more && queue.rota.is_empty() {
-        return Ok(());
+    for (tenant, lane) in lock(expected).drain() {
+        queue.rota.expect(&tenant, &lane);
     }
     let started = Instant::now();
     let claim = async {
@@ -399,7 +393,7 @@ fn heard(shared: &Shared, payload: &str) {
             shared.mark(&queue);
         }
         for (tenant, lane) in lanes {
-            shared.expect(&queue, tenant, lane, News::Job);
+            shared.expect(&queue, tenant, lane);
         }
     }
 }

@@ -281,32 +281,10 @@ async fn a_tenants_end_in_a_full_lane_lets_the_others_of_the_lane_in() {
         assert!(claim_by(pool, lease, &mut rota, 5, look).await.is_empty());
         look = false;
         sqlx::query("delete from queue.running").execute(pool).await.unwrap();
-        rota.make_room(tenant, "shared");
+        rota.expect(tenant, "shared");
     }
     let turns = served.chunk_by(|a, b| a == b).map(<[_]>::len).max();
     assert!(turns <= Some(2), "neither has the lane to itself: {served:?}");
-}
-
-#[tokio::test]
-async fn the_end_of_a_job_says_nothing_of_a_lane_in_which_nothing_waits() {
-    let database = database().await;
-    let pool = database.pool();
-    let (lease, mut rota) = (lease(pool).await, patient());
-    let mut conn = pool.acquire().await.unwrap();
-    let cap = lanes::Limits { cap: Some(1), per_second: None };
-    for lane in ["full", "empty"] {
-        lanes::limit(&mut conn, "numbers", lane, cap).await.unwrap();
-    }
-    enqueue(pool, &[number(1).lane("full"), number(2).lane("full"), number(3).lane("empty")]).await;
-    assert_eq!(claim_by(pool, lease, &mut rota, 5, true).await.len(), 2);
-    assert!(claim_by(pool, lease, &mut rota, 5, true).await.is_empty());
-    sqlx::query("delete from queue.running").execute(pool).await.unwrap();
-    // Nobody has told of it yet: a claim that finds it would have looked into the lane for no reason.
-    enqueue(pool, &[number(4).lane("empty")]).await;
-    rota.make_room("tenant", "empty");
-    rota.make_room("tenant", "full");
-    let found = claim_by(pool, lease, &mut rota, 5, false).await;
-    assert_eq!(found.iter().map(|(_, n)| *n).collect::<Vec<_>>(), [2]);
 }
 
 #[tokio::test]
