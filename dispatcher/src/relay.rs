@@ -1,7 +1,10 @@
 //! From the outbox to deliveries and their jobs: one transaction per batch, of as many shards as it has room for, each by one
 //! relay at a time.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use queue::{NewJob, TraceContext};
 use rand::Rng;
@@ -23,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(1);
 /// The pauses between passes that find nothing: doubling, so that an idle dispatcher looks twice a second.
 const IDLE_MIN: Duration = Duration::from_millis(10);
 const IDLE_MAX: Duration = Duration::from_millis(500);
+/// How long a shard is left alone after somebody held what it needs for too long: finding out again takes the others' time.
+const HELD_PAUSE: Duration = Duration::from_secs(5);
 /// How many deliveries one transaction should make: events with many endpoints are taken in smaller batches.
 const DELIVERIES_MAX: usize = 5000;
 /// A test event's delivery goes before all others: somebody waits for it.
@@ -39,7 +44,8 @@ pub struct Relayed {
 
 /// Relays until `stop`, through every outage of the database.
 pub async fn run(database: Database, batch: usize, stop: CancellationToken) {
-    let mut relay = Relay { database, batch, limits: [batch; SHARDS_LEN], first: 0 };
+    let held_until = [None; SHARDS_LEN];
+    let mut relay = Relay { database, batch, limits: [batch; SHARDS_LEN], held_until, first: 0 };
     let mut idle = IDLE_MIN;
     while !stop.is_cancelled() {
         let pause = match tokio::time::timeout(PASS_DEADLINE, relay.pass()).await {
@@ -71,6 +77,8 @@ struct Relay {
     batch: usize,
     /// How many events one transaction may take of each shard, by how many deliveries its last ones became.
     limits: [usize; SHARDS_LEN],
+    /// Until when a shard that could not be relayed is left alone: somebody holds what it needs.
+    held_until: [Option<Instant>; SHARDS_LEN],
     /// Which shard goes first, so that none is always last.
     first: usize,
 }
@@ -79,6 +87,8 @@ impl Relay {
     /// Relays one batch of every shard that has events and no other relay. Returns how many events that were.
     async fn pass(&mut self) -> anyhow::Result<usize> {
         let mut filled = self.filled_shards().await?;
+        let now = Instant::now();
+        filled.retain(|(shard, _)| self.held_until[index(*shard)].is_none_or(|until| until <= now));
         if filled.is_empty() {
             return Ok(0);
         }
@@ -96,15 +106,24 @@ impl Relay {
                     }
                 }
                 Err(error) => {
-                    if let [(shard, _)] = shards[..] {
+                    let is_held = is_held(&error);
+                    for &(shard, _) in shards.iter().filter(|_| !is_held) {
                         // The next one is smaller, in case it was too much for a statement's deadline.
                         let limit = &mut self.limits[index(shard)];
                         *limit = (*limit / 2).max(1);
+                    }
+                    if let [(shard, _)] = shards[..] {
+                        self.held_until[index(shard)] = is_held.then(|| Instant::now() + HELD_PAUSE);
+                        failed = Some(error.context(format!("shard {shard}")));
                     } else {
-                        // It may be the fault of one of them.
+                        // It may be about one of them.
+                        tracing::debug!(
+                            error = format!("{error:#}"),
+                            ?shards,
+                            "shards are relayed one by one"
+                        );
                         batches.extend(shards.iter().map(|shard| vec![*shard]));
                     }
-                    failed = Some(error.context(format!("shards {shards:?}")));
                 }
             }
         }
@@ -120,6 +139,12 @@ impl Relay {
         let filled = outbox::list_filled_shards(&mut conn, i64::try_from(self.batch)?).await?;
         Ok(filled.into_iter().map(|(shard, events)| (shard, usize::try_from(events).unwrap_or(0))).collect())
     }
+}
+
+/// Whether a relay gave up because somebody holds a row that it needs (SQLSTATE 55P03).
+fn is_held(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    causes.filter_map(sqlx::Error::as_database_error).any(|error| error.code().as_deref() == Some("55P03"))
 }
 
 fn index(shard: i16) -> usize {

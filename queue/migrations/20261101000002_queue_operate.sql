@@ -120,9 +120,13 @@ language plpgsql set enable_seqscan = off set enable_nestloop = off set enable_m
 begin
     return query
     with chosen as (
+        -- Each way by its own index.
         select d.ctid, d.id, d.queue, d.key from queue.dead d
-        where case when p_ids is null then d.queue = p_queue else d.id = any (p_ids) end
-        order by d.died_at limit p_limit for update skip locked
+        where d.ctid = any (array(
+            (select i.ctid from queue.dead i where p_ids is not null and i.id = any (p_ids) limit p_limit)
+            union all
+            (select q.ctid from queue.dead q where p_ids is null and q.queue = p_queue order by q.died_at limit p_limit)))
+        for update skip locked
     ), keyed as (
         insert into queue.keys (queue, key, job_id)
         select c.queue, c.key, c.id from chosen c where c.key is not null order by c.queue, c.key

@@ -187,7 +187,7 @@ impl Dialer {
             match dialled.map_err(|elapsed| io::Error::from(elapsed).into()).flatten() {
                 Ok(tcp) => return Ok(tcp),
                 Err(error) => {
-                    let in_vain = error.downcast_ref().is_some_and(ProxyError::is_the_proxys);
+                    let in_vain = error.downcast_ref().is_some_and(ProxyError::is_hopeless);
                     failure = failure.or(Some(error));
                     if in_vain {
                         break;

@@ -108,13 +108,18 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// Whether every tunnel would fail so. Any other failure is about one address.
-    pub fn is_the_proxys(&self) -> bool {
+    /// Whether every tunnel would fail so.
+    pub fn is_hopeless(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Broken(_) => true,
+            Self::Unreachable(_) => true,
             Self::Refused(status) => *status == StatusCode::PROXY_AUTHENTICATION_REQUIRED,
-            Self::SpokeFirst => false,
+            Self::Broken(_) | Self::SpokeFirst => false,
         }
+    }
+
+    /// Whether it is the proxy's own failure. Any other is about one address.
+    fn is_the_proxys(&self) -> bool {
+        self.is_hopeless() || matches!(self, Self::Broken(_))
     }
 }
 

@@ -70,8 +70,8 @@ const LOCK_NAMESPACE: i32 = 0x6972_6973;
 /// After how long without a statement a relay's transaction is ended: one whose process was stopped keeps its shards from the
 /// others.
 const RELAY_IDLE_TIMEOUT: &str = "10s";
-/// How long a relay of several shards waits for a row: one that is held shall not hold up the other shards.
-const SHARED_LOCK_TIMEOUT: &str = "1s";
+/// How long a relay waits for a row: one that is held shall not hold up the other shards.
+const RELAY_LOCK_TIMEOUT: &str = "1s";
 
 /// Takes the right to relay shards until the transaction ends; returns those of them that no other relay has. What the others
 /// relayed is seen by the next statement only.
@@ -80,12 +80,12 @@ pub async fn try_lock_shards(conn: &mut PgConnection, shards: &[i16]) -> Result<
         // Plans of the relay's statements outlive the time when the tables were empty and reading them whole was cheapest.
         "select array(select s from unnest($2::int2[]) as s where pg_try_advisory_xact_lock($1, s)),
             set_config('enable_seqscan', 'off', true) || set_config('idle_in_transaction_session_timeout', $3, true)
-                || case when cardinality($2) > 1 then set_config('lock_timeout', $4, true) else '' end",
+                || set_config('lock_timeout', $4, true)",
     )
     .bind(LOCK_NAMESPACE)
     .bind(shards)
     .bind(RELAY_IDLE_TIMEOUT)
-    .bind(SHARED_LOCK_TIMEOUT)
+    .bind(RELAY_LOCK_TIMEOUT)
     .fetch_one(conn)
     .await?;
     Ok(locked)
