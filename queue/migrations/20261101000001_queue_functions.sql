@@ -714,17 +714,16 @@ begin
     if not v_steady and p_dead = '{}' then
         return;
     end if;
-    with expired as (
-        delete from queue.leases where id in (
-            select id from queue.leases
-            where v_steady and expires_at < clock_timestamp()
-                or id = any (p_dead) and not exists (select 1 from pg_stat_get_activity(coalesce(backend, 0)))
-            for update skip locked)
-        returning id, steady_since, beat_at
-    ), died as (
-        insert into queue.deaths (lease, steady_since, beat_at) select id, steady_since, beat_at from expired
-    )
-    select array_agg(id) into v_expired from expired;
+    select array_agg(e.id) into v_expired from (
+        select id from queue.leases
+        where v_steady and expires_at < clock_timestamp()
+            or id = any (p_dead) and not exists (select 1 from pg_stat_get_activity(coalesce(backend, 0)))
+        for update skip locked) e;
+    -- A process that was stopped in the middle of a transaction keeps its rows locked; they would hold up all the others. Its
+    -- lease is ended once it has none left, in the next sweep.
+    insert into queue.deaths (lease, steady_since, beat_at)
+    select l.id, l.steady_since, l.beat_at from queue.leases l
+    where l.id = any (v_expired) and not exists (select 1 from queue.deaths d where d.lease = l.id);
     v_leases := v_expired;
     if p_orphans and v_steady then
         select v_leases || array_agg(distinct r.lease) into v_leases
@@ -737,7 +736,9 @@ begin
     select count(*) into v_deaths from queue.deaths;
     return query
     with taken as (
-        delete from queue.running r where r.lease = any (v_leases) returning r.*
+        delete from queue.running r where r.ctid = any (array(
+            select f.ctid from queue.running f where f.lease = any (v_leases) for update skip locked))
+        returning r.*
     ), counted as (
         select t.*, t.crashes + (coalesce(t.lease = any (v_expired), false) and (not t.ordered
             or row_number() over (partition by t.ordered, t.queue, t.lane order by t.rank, t.id) = 1))::integer as crashed
@@ -777,6 +778,8 @@ begin
         from judged where fate = 'die'
     )
     select queue, count(*) filter (where fate = 'defer'), count(*) filter (where fate = 'die') from judged group by queue;
+    delete from queue.leases l
+    where l.id = any (v_expired) and not exists (select 1 from queue.running r where r.lease = l.id);
 end
 $$;
 

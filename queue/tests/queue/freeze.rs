@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use crate::support::{Number, count, database, enqueue, number, soon, until};
+use crate::support::{Number, claim_by, count, database, enqueue, number, soon, until};
 use apalis::prelude::{BoxDynError, Data, WorkerBuilder};
-use queue::{Job, Notifier, Outcome, Runtime, RuntimeConfig};
+use queue::{Job, Notifier, Outcome, Rota, Runtime, RuntimeConfig};
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -191,4 +191,26 @@ async fn a_handler_that_waits_is_dropped_when_its_lease_lapses_and_runs_again_on
     assert_eq!(leases, [lease], "it was renewed");
     runtime.shutdown(Duration::from_secs(5)).await;
     soon(running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_stopped_process_holds_locked_does_not_hold_up_its_other_jobs() {
+    let database = database().await;
+    let pool = database.pool();
+    enqueue(pool, &[number(1), number(2)]).await;
+    let lease = crate::support::lease(pool).await;
+    let claimed = claim_by(pool, lease, &mut Rota::default(), 2, true).await;
+    assert_eq!(claimed.len(), 2);
+    let mut stopped = pool.begin().await.unwrap();
+    let held = "select id from queue.running order by id limit 1 for update";
+    sqlx::query(held).execute(&mut *stopped).await.unwrap();
+    let rescue = async || {
+        let rescued = "select coalesce(sum(rescued), 0)::int8 from queue.rescue(3, 10, interval '6 seconds', false, $1)";
+        let rescued: i64 = sqlx::query_scalar(rescued).bind(vec![lease]).fetch_one(pool).await.unwrap();
+        (rescued, count(pool, "leases").await)
+    };
+    assert_eq!(rescue().await, (1, 1));
+    assert_eq!(rescue().await, (0, 1));
+    stopped.rollback().await.unwrap();
+    assert_eq!(rescue().await, (1, 0));
 }
