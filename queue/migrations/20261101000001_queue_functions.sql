@@ -720,7 +720,9 @@ begin
             or id = any (p_dead) and not exists (select 1 from pg_stat_get_activity(coalesce(backend, 0)))
         for update skip locked) e;
     -- A process that was stopped in the middle of a transaction keeps its rows locked; they would hold up all the others. Its
-    -- lease is ended once it has none left, in the next sweep.
+    -- lease goes once it has none left, in a later sweep; that it is over the process learns at once (a beat renews none that
+    -- expired at the epoch), for its other jobs are somebody else's from here on.
+    update queue.leases set expires_at = 'epoch' where id = any (v_expired);
     insert into queue.deaths (lease, steady_since, beat_at)
     select l.id, l.steady_since, l.beat_at from queue.leases l
     where l.id = any (v_expired) and not exists (select 1 from queue.deaths d where d.lease = l.id);

@@ -168,7 +168,7 @@ impl Beat {
                     steady_since = case when clock_timestamp() - beat_at > make_interval(secs => $2 / 2)
                         then clock_timestamp() else steady_since end,
                     queues = $3, backend = pg_backend_pid()
-                 where id = $1 returning id",
+                 where id = $1 and expires_at > 'epoch' returning id",
             )
             .bind(lease.id)
             .bind(seconds)

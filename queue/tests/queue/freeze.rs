@@ -210,6 +210,8 @@ async fn what_a_stopped_process_holds_locked_does_not_hold_up_its_other_jobs() {
         (rescued, count(pool, "leases").await)
     };
     assert_eq!(rescue().await, (1, 1));
+    let over = "select count(*) from queue.leases where expires_at = 'epoch'";
+    assert_eq!(sqlx::query_scalar::<_, i64>(over).fetch_one(pool).await.unwrap(), 1, "no beat renews it");
     assert_eq!(rescue().await, (0, 1));
     stopped.rollback().await.unwrap();
     assert_eq!(rescue().await, (1, 0));
