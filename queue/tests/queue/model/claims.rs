@@ -14,7 +14,7 @@ use super::{
 type Lanes = BTreeMap<(&'static str, &'static str), Vec<(Micros, Uuid)>>;
 
 impl Model {
-    /// Judges a claim of up to `limit` jobs that went on until nothing changed any more, and takes it over.
+    /// Judges a claim of up to `limit` jobs that went on until the rota knew of no more, and takes it over.
     pub fn claim(&mut self, lease: Uuid, limit: usize, claimed: &[Uuid], rows: &[Row]) -> Result<()> {
         let given: BTreeSet<Uuid> = claimed.iter().copied().collect();
         ensure!(given.len() == claimed.len() && claimed.len() <= limit, "claimed {claimed:?} of {limit}");

@@ -50,10 +50,6 @@ pub async fn tables(conn: &mut PgConnection) -> Result<Tables> {
     Ok(sqlx::query_as(TABLES).fetch_one(conn).await?)
 }
 
-pub async fn ready(conn: &mut PgConnection) -> Result<i64> {
-    Ok(sqlx::query_scalar("select count(*) from queue.ready").fetch_one(conn).await?)
-}
-
 pub async fn set_due(conn: &mut PgConnection, id: Uuid, at: Micros) -> Result<()> {
     sqlx::query("update queue.deferred set run_at = 'epoch'::timestamptz + $2 * interval '1 microsecond' where id = $1")
         .bind(id)

@@ -27,12 +27,14 @@ impl World {
             Some(lease) => lease,
             None => self.beat(process).await?,
         };
-        let (mut claimed, mut idle, mut refused) = (Vec::new(), 0, false);
+        let (mut claimed, mut more, mut refused) = (Vec::new(), true, false);
         let mut rota = Rota::slow_after(Duration::MAX, Duration::ZERO);
-        let mut before = sql::ready(&mut self.conn).await?;
-        while claimed.len() < limit && idle < 2 && !refused {
-            match rota.claim(&mut self.conn, lease, sql::QUEUE, limit - claimed.len(), true).await {
+        // As the claimer does: one look, and on for as long as there may be more.
+        let mut look = true;
+        while claimed.len() < limit && more && !refused {
+            match rota.claim(&mut self.conn, lease, sql::QUEUE, limit - claimed.len(), look).await {
                 Ok(claims) => {
+                    more = claims.may_have_more();
                     claimed
                         .extend(claims.iter().filter_map(|(_, _, number)| self.numbers.get(number)).copied());
                 }
@@ -42,9 +44,7 @@ impl World {
                     refused = true;
                 }
             }
-            let after = sql::ready(&mut self.conn).await?;
-            idle = if after == before { idle + 1 } else { 0 };
-            before = after;
+            look = false;
         }
         if self.model.leases[&lease] != Lease::Held {
             ensure!(claimed.is_empty(), "claimed without a lease: {claimed:?}");
