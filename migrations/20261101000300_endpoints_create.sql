@@ -59,11 +59,20 @@ create table endpoints (
     primary key (account_id, id)
 );
 
--- What the deliveries taught about an endpoint; apart from `endpoints`, since it changes with every attempt.
+-- The number of the last delivery that was made for an endpoint; apart from the others, since the relay, which goes on while
+-- attempts are recorded, changes it all the time.
+create table endpoint_numbers (
+    account_id uuid not null,
+    endpoint_id uuid not null,
+    last_number bigint not null,
+    primary key (account_id, endpoint_id),
+    foreign key (account_id, endpoint_id) references endpoints (account_id, id)
+) with (fillfactor = 50);
+
+-- What the deliveries taught about an endpoint; apart from `endpoints`, since it changes with attempts.
 create table endpoint_health (
     account_id uuid not null,
     endpoint_id uuid not null,
-    last_number bigint not null default 0,
     consecutive_failures integer not null default 0,
     failing_since timestamptz,
     last_success_at timestamptz,

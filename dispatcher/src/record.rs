@@ -251,9 +251,8 @@ async fn record(database: &Database, rows: &[Row], circuit: &CircuitPolicy) -> R
     let rows: Vec<&Row> = rows.iter().filter(|row| accepted.contains(&row.job.token())).collect();
     let changes: Vec<DeliveryChange> = rows.iter().map(|row| row.delivery.clone()).collect();
     deliveries::record_many(&mut tx, &changes).await?;
-    let (wake, gone) = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
-    tx.wake(wake);
-    let (wake, failing) = endpoint_health::record(&mut tx, &health(&rows), circuit).await?;
+    let gone = endpoints::disable_gone(&mut tx, &gone(&rows)).await?;
+    let (wake, failing) = endpoint_health::record(&mut tx, &health(&rows), &gone, circuit).await?;
     tx.wake(wake);
     tx.commit().await?;
     for job in &jobs {

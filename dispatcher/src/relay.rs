@@ -203,7 +203,7 @@ pub async fn relay_shards(database: &Database, shards: &[(i16, usize)]) -> anyho
     for (delivery, enqueued) in made.iter_mut().zip(tx.enqueue(&jobs).await?) {
         delivery.job_id = enqueued.id();
     }
-    // Last, for it locks the rows of the endpoints' health, which the recording of outcomes waits for.
+    // Last, for it locks the rows of the endpoints' numbers, which redeliveries and replays wait for.
     deliveries::create_many(&mut tx, &made).await?;
     tx.commit().await?;
     // The rows of one event stand together.

@@ -124,7 +124,8 @@ create table queue.tenants (
 );
 
 -- A group is a path such as `project/task`. Its row exists once something was done to the prefix, and goes when nothing
--- is left that it governs. Epochs come from one sequence, so that a row that is made anew is later than it ever was.
+-- is left that it governs. Epochs come from one sequence, so that a row that is made anew is later than it ever was; no job
+-- remembers it from before, for then it would not have gone.
 create sequence queue.epochs;
 create table queue.groups (
     prefix text collate "C" primary key,

@@ -12,7 +12,8 @@ create function queue.prefixes(path text) returns text[] language sql immutable 
         split_part(path, '/', 1) || '/' || split_part(path, '/', 2) || '/' || split_part(path, '/', 3)]
 $$;
 
--- Epochs only rise, so their sum over a path rises whenever any prefix of it is cancelled.
+-- Epochs only rise, so their sum over a path rises whenever any prefix of it is cancelled. It falls when one is forgotten, which
+-- no job must survive that carries it.
 create function queue.group_of(path text) returns table (epoch bigint, held boolean) language sql stable parallel safe as $$
     select coalesce(sum(g.epoch), 0)::bigint, coalesce(bool_or(g.held), false)
     from queue.groups g where path is not null and g.prefix = any (queue.prefixes(path))
@@ -34,6 +35,10 @@ returns table (n bigint, fate text)
 language plpgsql set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off set plan_cache_mode = force_generic_plan as $$
 #variable_conflict use_column
 begin
+    -- A group that has a job to come is not forgotten; one that has changed of late is not anyway.
+    perform from queue.groups g
+    where g.prefix = any (array(select distinct unnest(queue.prefixes(p)) from unnest(p_grps) p))
+        and g.updated_at < now() - interval '12 hours' for key share;
     -- In plpgsql its plan is kept; as an SQL function it would be planned anew by each call.
     return query
     with input as materialized (
@@ -77,6 +82,8 @@ declare
     v_held boolean;
 begin
     if exists (select 1 from queue.groups g where g.prefix between p_prefixes[1] and p_prefixes[cardinality(p_prefixes)]) then
+        -- A group that has a job to come is not forgotten; one that has changed of late is not anyway.
+        perform from queue.groups g where g.prefix = any (p_prefixes) and g.updated_at < now() - interval '12 hours' for key share;
         v_held := (select bool_or(g.held) from queue.groups g where g.prefix = any (p_prefixes));
     end if;
     if v_held then
@@ -651,20 +658,38 @@ end
 $$;
 
 -- Forgets groups that govern nothing any more: not held, unchanged for a day, and without a job. Looks at `p_limit`
--- prefixes after `p_after` and returns the last of them; null says that the end was reached.
+-- prefixes after `p_after` and returns the last of them; null says that the end was reached. A job carries the sum of the
+-- epochs above it, which a group that is cancelled after it was forgotten must not fall behind; so a group is left alone that
+-- an open transaction enqueues for, which holds its row, and what such a one has added meanwhile is seen by the second look.
 create function queue.forget_groups(p_after text, p_limit integer) returns text
 language plpgsql set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
 declare
     v_last text;
+    v_free text[];
 begin
     select max(g.prefix) into v_last from (select prefix from queue.groups where prefix > p_after order by prefix limit p_limit) g;
+    select array_agg(f.prefix) into v_free from (
+        select g.prefix from queue.groups g
+        where g.prefix > p_after and g.prefix <= v_last and not g.held and g.updated_at < now() - interval '1 day'
+            and not queue.governs(g.prefix)
+        for update skip locked) f;
     delete from queue.groups g
-    where g.prefix > p_after and g.prefix <= v_last and not g.held and g.updated_at < now() - interval '1 day'
-        and not exists (select 1 from queue.ready j where j.grp = g.prefix or (j.grp >= g.prefix || '/' and j.grp < g.prefix || '0'))
-        and not exists (select 1 from queue.deferred j where j.grp = g.prefix or (j.grp >= g.prefix || '/' and j.grp < g.prefix || '0'))
-        and not exists (select 1 from queue.dead j where j.grp = g.prefix or (j.grp >= g.prefix || '/' and j.grp < g.prefix || '0'))
+    where g.prefix = any (v_free) and not queue.governs(g.prefix)
         and g.prefix not in (select unnest(queue.prefixes(j.grp)) from queue.running j where j.grp is not null);
     return v_last;
+end
+$$;
+
+-- Whether a group, or one below it, has a job that does not run.
+create function queue.governs(p_prefix text) returns boolean language plpgsql stable
+set enable_seqscan = off set jit = off set plan_cache_mode = force_generic_plan as $$
+begin
+    return exists (select from queue.ready j where j.grp = p_prefix)
+        or exists (select from queue.ready j where j.grp >= p_prefix || '/' and j.grp < p_prefix || '0')
+        or exists (select from queue.deferred j where j.grp = p_prefix)
+        or exists (select from queue.deferred j where j.grp >= p_prefix || '/' and j.grp < p_prefix || '0')
+        or exists (select from queue.dead j where j.grp = p_prefix)
+        or exists (select from queue.dead j where j.grp >= p_prefix || '/' and j.grp < p_prefix || '0');
 end
 $$;
 

@@ -221,9 +221,6 @@ async fn unpark(shared: &Shared) -> Result<(), Error> {
 
 /// Lets this process and the others look at queues that got jobs.
 fn wake(shared: &Shared, queues: &[String]) {
-    for queue in queues {
-        shared.mark(queue);
-    }
     shared.notifier.send(Wake::of(queues));
 }
 

@@ -177,8 +177,8 @@ impl Enqueued {
 }
 
 /// Enqueues jobs in the caller's transaction with one statement, and says for each, in order, what became of it. The
-/// rows it touches are its own, so open transactions that enqueue never wait for each other, but for those with the
-/// same key. The [`Wake`] is to be sent once the transaction has committed.
+/// rows it writes are its own, and those of its groups it only keeps from being forgotten, so open transactions that enqueue
+/// never wait for each other, but for those with the same key. The [`Wake`] is to be sent once the transaction has committed.
 pub async fn enqueue(
     conn: &mut PgConnection,
     jobs: &[NewJob],
@@ -211,12 +211,17 @@ pub async fn enqueue(
     Ok((enqueued, wake))
 }
 
-/// One usual job: it is added and it is ready, so that a bare insert does. False, and nothing done, if its group is held.
+/// One usual job: it is added and it is ready, so that a bare insert does. False, and nothing done, if its group is held. The
+/// groups' rows are locked as they are read: one that is just forgotten counts no more.
 async fn enqueue_one(conn: &mut PgConnection, job: &NewJob, id: Uuid) -> Result<bool, sqlx::Error> {
     let inserted = sqlx::query(
         "insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, max_attempts, payload, trace, rank)
          select $1, $2, $3, $4, $5, $6, $7, g.epoch, $8, $9, $10, queue.rank_of(clock_timestamp(), $6)
-         from queue.group_of($7) g where not g.held",
+         from (
+            select coalesce(sum(s.epoch), 0)::bigint as epoch, coalesce(bool_or(s.held), false) as held from (
+                select g.epoch, g.held from queue.groups g
+                where $7 is not null and g.prefix = any (queue.prefixes($7)) for key share) s
+         ) g where not g.held",
     )
     .bind(shard_of(&job.tenant))
     .bind(id)

@@ -162,6 +162,12 @@ impl Rota {
         }
     }
 
+    /// Whether the next claim is to look at the table, for what was expected, or found beside the known lanes, since this was
+    /// asked last.
+    pub fn wants_look(&mut self) -> bool {
+        std::mem::take(&mut self.unseen)
+    }
+
     /// Claims jobs of a queue under a lease, as many as there is room for. `look` says that there may be jobs in lanes that the last look
     /// did not see, or ahead of where it saw them begin. Fails with the SQLSTATE `QL001` when the lease has lapsed.
     pub async fn claim(
@@ -174,7 +180,6 @@ impl Rota {
     ) -> Result<Claims, sqlx::Error> {
         let room = room.into();
         let mut is_spared = self.next_look.is_some_and(|at| Instant::now() < at);
-        let look = std::mem::take(&mut self.unseen) || look;
         if look {
             self.fruitless = 0;
         }
@@ -208,7 +213,7 @@ impl Rota {
         rows.retain(|row| row.fate == "claimed");
         rows.sort_unstable_by_key(|row| (row.rank, row.id));
         self.fruitless = if rows.is_empty() { self.fruitless + 1 } else { 0 };
-        let unknown = !self.whole && self.next_look.is_none();
+        let unknown = self.unseen || (!self.whole && self.next_look.is_none());
         let more = (!self.turns.is_empty() || unknown) && self.fruitless < FRUITLESS_MAX;
         Ok(Claims { rows, more, contended })
     }

@@ -27,6 +27,7 @@ use crate::{
     meters::Meters,
     neighbours::Identity,
     tick,
+    wake::Queues,
 };
 
 /// What a runtime needs to know.
@@ -37,12 +38,12 @@ pub struct RuntimeConfig {
     /// How to reach the database. The runtime opens at most six connections: for its beats, to listen, to claim,
     /// to complete, for its chores, and to vacuum.
     pub connect: PgConnectOptions,
-    /// The process's notifier, for the jobs that schedules enqueue.
+    /// The process's notifier: what is sent by it, or by its clones, wakes this runtime at once.
     pub notifier: Notifier,
     /// Whether the others on this machine may see at once that this process died, and this one that they did. Otherwise
     /// its jobs are given back when its lease expires, as they are on other machines.
     pub seen_by_neighbours: bool,
-    /// Whether to listen for wakes; without it new jobs are found by polling once a second.
+    /// Whether to listen for the wakes of other processes; without it their jobs are found by polling once a second.
     pub listen: bool,
     /// The periodic jobs.
     pub schedules: Vec<Schedule>,
@@ -147,6 +148,18 @@ impl Shared {
                 slots.look.store(true, Ordering::Release);
             }
             self.work.notify_one();
+        }
+    }
+
+    /// Lets the claimer look where a wake says that there are jobs.
+    pub(crate) fn hear(&self, queues: &Queues) {
+        for (queue, lanes) in queues {
+            if lanes.is_empty() {
+                self.mark(queue);
+            }
+            for (tenant, lane) in lanes {
+                self.expect(queue, tenant.clone(), lane.clone());
+            }
         }
     }
 
@@ -307,6 +320,7 @@ impl Runtime {
         let claimer = Some(tasks.spawn(tick::claim_all(shared.clone())));
         tasks.spawn(tick::complete_all(shared.clone(), receiver));
         chores::start(&tasks, &shared, config.schedules);
+        shared.notifier.tell(&shared);
         if config.listen {
             tasks.spawn(tick::listen(shared.clone()));
         }

@@ -111,7 +111,7 @@ const CONTENDED: Duration = Duration::from_millis(10);
 /// job the more it brings.
 const GATHER_SLOTS: Duration = Duration::from_millis(10);
 /// How many times as long as a claim with a look took there is no other look, while known lanes have jobs: wakes that name no
-/// lanes come all the time then.
+/// lanes, or lanes that are not known, come all the time then.
 const LOOK_TIMES: u32 = 2;
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -192,11 +192,11 @@ async fn claim_one(
         return Ok(());
     };
     let is_spared = queue.more && queue.next_look.is_some_and(|at| Instant::now() < at);
-    // Cleared before the look, so that a wake that comes during it is not lost.
-    let looks = !is_spared && look.swap(false, Ordering::AcqRel);
     for (tenant, lane) in lock(expected).drain() {
         queue.rota.expect(&tenant, &lane);
     }
+    // Cleared before the look, so that a wake that comes during it is not lost.
+    let looks = !is_spared && (look.swap(false, Ordering::AcqRel) | queue.rota.wants_look());
     let started = Instant::now();
     let claim = async {
         let conn = kept.connection(&shared.pool).await?;
@@ -377,23 +377,12 @@ async fn listen_once(shared: &Arc<Shared>, pool: &sqlx::PgPool) -> Result<(), Er
                 tracing::debug!(%error, "cancelled groups were not read; the next look finds them");
             }
         } else {
-            heard(shared, notification.payload());
-        }
-    }
-}
-
-/// Lets the claimer look where a wake says that there are jobs.
-fn heard(shared: &Shared, payload: &str) {
-    let Some(queues) = wake::read(payload) else {
-        shared.mark_all();
-        return;
-    };
-    for (queue, lanes) in queues {
-        if lanes.is_empty() {
-            shared.mark(&queue);
-        }
-        for (tenant, lane) in lanes {
-            shared.expect(&queue, tenant, lane);
+            match wake::read(notification.payload()) {
+                // What is enqueued here was heard of here.
+                Some((from, _)) if shared.notifier.sent(from) => {}
+                Some((_, queues)) => shared.hear(&queues),
+                None => shared.mark_all(),
+            }
         }
     }
 }

@@ -1,12 +1,17 @@
-//! Waking claimers after a commit: one NOTIFY for many enqueues, on a connection of its own.
+//! Waking claimers after a commit: those of this process at once, the others by one NOTIFY for many enqueues, on a connection
+//! of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::runtime::{Shared, lock};
 
 /// NOTIFY takes a lock that all commits share, so a process sends at most one per channel in this time.
 const COALESCE: Duration = Duration::from_millis(5);
@@ -25,12 +30,14 @@ const PAYLOAD_MAX: usize = 7_900;
 
 /// The lanes of a queue that got jobs, as (tenant, lane); none: any of them.
 type Lanes = BTreeSet<(String, String)>;
+/// The queues that got jobs.
+pub(crate) type Queues = BTreeMap<String, Lanes>;
 
 /// Which queues got jobs, and whether groups changed. To be sent after the commit; dropping it costs up to a poll.
 #[must_use = "send it after the commit, or the job waits for the next poll"]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wake {
-    queues: BTreeMap<String, Lanes>,
+    queues: Queues,
     groups: bool,
 }
 
@@ -84,19 +91,19 @@ impl Wake {
         self.queues.is_empty() && !self.groups
     }
 
-    /// As NOTIFY carries it: without the lanes when they are too long, and empty, which means any queue, when
-    /// the queues are.
-    fn payload(&self) -> String {
-        let text = |queues: &BTreeMap<String, Lanes>| {
-            serde_json::to_string(queues).ok().filter(|text| text.len() <= PAYLOAD_MAX)
+    /// As NOTIFY carries it, with who sends it: without the lanes when they are too long, and empty, which means any queue,
+    /// when the queues are.
+    fn payload(&self, from: Uuid) -> String {
+        let text = |queues: &Queues| {
+            serde_json::to_string(&(from, queues)).ok().filter(|text| text.len() <= PAYLOAD_MAX)
         };
         let unnamed = || self.queues.keys().map(|queue| (queue.clone(), Lanes::new())).collect();
         text(&self.queues).or_else(|| text(&unnamed())).unwrap_or_default()
     }
 }
 
-/// Reads what [`Wake::payload`] wrote. `None`: look at everything.
-pub(crate) fn read(payload: &str) -> Option<BTreeMap<String, Vec<(String, String)>>> {
+/// Reads what [`Wake::payload`] wrote, and who did. `None`: look at everything.
+pub(crate) fn read(payload: &str) -> Option<(Uuid, Queues)> {
     serde_json::from_str(payload).ok()
 }
 
@@ -104,6 +111,10 @@ pub(crate) fn read(payload: &str) -> Option<BTreeMap<String, Vec<(String, String
 #[derive(Debug, Clone)]
 pub struct Notifier {
     sender: Option<mpsc::Sender<Wake>>,
+    /// Its name among those that send.
+    id: Uuid,
+    /// The runtimes that hear of its wakes without NOTIFY.
+    near: Arc<Mutex<Vec<Weak<Shared>>>>,
 }
 
 impl Notifier {
@@ -117,27 +128,45 @@ impl Notifier {
             // A wake that fails because the connection is gone is found by a poll.
             .test_before_acquire(false)
             .connect_lazy_with((*pool.connect_options()).clone());
-        tokio::spawn(send_all(own, receiver));
-        Self { sender: Some(sender) }
+        let id = Uuid::new_v4();
+        tokio::spawn(send_all(own, receiver, id));
+        Self { sender: Some(sender), id, near: Arc::default() }
     }
 
-    /// A notifier that sends nothing, for databases behind a pooler that does not carry NOTIFY: claimers poll.
+    /// A notifier that sends nothing, for databases behind a pooler that does not carry NOTIFY: the claimers of other processes
+    /// poll.
     pub fn disabled() -> Self {
-        Self { sender: None }
+        Self { sender: None, id: Uuid::new_v4(), near: Arc::default() }
     }
 
-    /// Queues a wake for sending. Never waits.
+    /// Lets a runtime hear of its wakes without NOTIFY, which it then need not heed.
+    pub(crate) fn tell(&self, runtime: &Arc<Shared>) {
+        let mut near = lock(&self.near);
+        near.retain(|runtime| runtime.strong_count() > 0);
+        near.push(Arc::downgrade(runtime));
+    }
+
+    /// Whether a wake that was heard is one of its own.
+    pub(crate) fn sent(&self, from: Uuid) -> bool {
+        self.id == from
+    }
+
+    /// Wakes the runtimes of this process, and queues the wake for sending to the others. Never waits.
     pub fn send(&self, wake: Wake) {
-        if let Some(sender) = &self.sender
-            && !wake.is_empty()
-            && sender.try_send(wake).is_err()
-        {
+        if wake.is_empty() {
+            return;
+        }
+        let near: Vec<Arc<Shared>> = lock(&self.near).iter().filter_map(Weak::upgrade).collect();
+        for runtime in near {
+            runtime.hear(&wake.queues);
+        }
+        if self.sender.as_ref().is_some_and(|sender| sender.try_send(wake).is_err()) {
             tracing::debug!("a wake was dropped; polling will find its jobs");
         }
     }
 }
 
-async fn send_all(pool: PgPool, mut receiver: mpsc::Receiver<Wake>) {
+async fn send_all(pool: PgPool, mut receiver: mpsc::Receiver<Wake>, from: Uuid) {
     while let Some(mut wake) = receiver.recv().await {
         while let Ok(more) = receiver.try_recv() {
             wake.merge(more);
@@ -149,7 +178,7 @@ async fn send_all(pool: PgPool, mut receiver: mpsc::Receiver<Wake>) {
         )
         .bind(!wake.queues.is_empty())
         .bind(READY_CHANNEL)
-        .bind(wake.payload())
+        .bind(wake.payload(from))
         .bind(wake.groups)
         .bind(GROUPS_CHANNEL)
         .execute(&pool);
@@ -164,10 +193,46 @@ async fn send_all(pool: PgPool, mut receiver: mpsc::Receiver<Wake>) {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::postgres::PgConnectOptions;
+
     use super::*;
+    use crate::{JobKind, Runtime, RuntimeConfig, testing::Nothing};
+
+    /// What the claimer is to look at, which it does not as long as it has no database.
+    fn expected(runtime: &Runtime) -> Vec<(String, String)> {
+        let slots = runtime.shared().queues()[Nothing::QUEUE].clone();
+        lock(&slots.expected).iter().cloned().collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_enqueues_and_claims_need_not_hear_of_it_from_the_database() {
+        let nowhere = PgConnectOptions::new().host("127.0.0.1").port(1);
+        let pool = PgPoolOptions::new().connect_lazy_with(nowhere.clone());
+        let (own, another) = (Notifier::start(&pool), Notifier::disabled());
+        let runtime = Runtime::start(RuntimeConfig {
+            name: "near".into(),
+            connect: nowhere,
+            notifier: own.clone(),
+            seen_by_neighbours: false,
+            listen: true,
+            schedules: Vec::new(),
+        })
+        .unwrap();
+        let source = runtime.source::<Nothing>(1);
+        let job = ("tenant".to_owned(), "lane".to_owned());
+        for notifier in [&another, &own] {
+            let mut wake = Wake::none();
+            wake.add_job(Nothing::QUEUE, &job.0, &job.1);
+            notifier.send(wake);
+            let heard = if notifier.sent(own.id) { vec![job.clone()] } else { Vec::new() };
+            assert_eq!(expected(&runtime), heard);
+        }
+        assert!(!another.sent(own.id));
+        drop((runtime, source));
+    }
 
     fn lanes(wake: &Wake, queue: &str) -> usize {
-        read(&wake.payload()).unwrap()[queue].len()
+        read(&wake.payload(Uuid::max())).unwrap().1[queue].len()
     }
 
     #[test]
@@ -198,11 +263,11 @@ mod tests {
                 wake.add_job(&long(queue), &long(n), &long(n));
             }
         }
-        let read_back = read(&wake.payload()).unwrap();
-        assert!(read_back.len() == 3 && read_back.values().all(Vec::is_empty));
+        let (from, queues) = read(&wake.payload(Uuid::max())).unwrap();
+        assert!(from == Uuid::max() && queues.len() == 3 && queues.values().all(Lanes::is_empty));
         for queue in 0..30 {
             wake.add_job(&long(queue), "tenant", "lane");
         }
-        assert_eq!(read(&wake.payload()), None, "whoever hears it looks at everything");
+        assert_eq!(read(&wake.payload(Uuid::max())), None, "whoever hears it looks at everything");
     }
 }

@@ -166,7 +166,7 @@ async fn relays_that_compete_lose_nothing_and_repeat_nothing() {
     assert_eq!(stage.count("select count(distinct (event_id, endpoint_id)) from deliveries").await, 1200);
     assert_eq!(stage.count("select count(distinct (endpoint_id, number)) from deliveries").await, 1200);
     assert_eq!(stage.count("select count(*) from queue.ready where queue = 'deliver'").await, 1200);
-    assert_eq!(stage.count("select max(last_number) from endpoint_health").await, 50);
+    assert_eq!(stage.count("select max(last_number) from endpoint_numbers").await, 50);
 }
 
 #[tokio::test]
@@ -226,8 +226,8 @@ async fn a_shard_that_cannot_be_relayed_holds_up_no_other() {
     // Whoever holds the row of its endpoint's numbers.
     let mut other = stage.database.begin().await.unwrap();
     sqlx::query(
-        "insert into endpoint_health (account_id, endpoint_id) values ($1, $2)
-        on conflict (account_id, endpoint_id) do update set last_number = endpoint_health.last_number",
+        "insert into endpoint_numbers (account_id, endpoint_id, last_number) values ($1, $2, 0)
+        on conflict (account_id, endpoint_id) do update set last_number = endpoint_numbers.last_number",
     )
     .bind(stage.account_id)
     .bind(held)

@@ -286,14 +286,54 @@ async fn a_group_is_forgotten_when_nothing_is_left_that_it_governs() {
         .execute(pool)
         .await
         .unwrap();
+    assert_eq!(forget_groups(pool).await, ["dead/1", "held", "new", "ready/1", "running/1", "timer"]);
+}
+
+/// Forgets what may be forgotten; returns the groups that are left.
+async fn forget_groups(pool: &sqlx::PgPool) -> Vec<String> {
     let mut after = Some(String::new());
     while let Some(last) = after {
-        after =
-            sqlx::query_scalar("select queue.forget_groups($1, 3)").bind(last).fetch_one(pool).await.unwrap();
+        after = sqlx::query_scalar("select queue.forget_groups($1, 3)")
+            .bind(last)
+            .fetch_one(pool)
+            .await
+            .expect("a pass");
     }
-    let left: Vec<String> =
-        sqlx::query_scalar("select prefix from queue.groups order by prefix").fetch_all(pool).await.unwrap();
-    assert_eq!(left, ["dead/1", "held", "new", "ready/1", "running/1", "timer"]);
+    sqlx::query_scalar("select prefix from queue.groups order by prefix")
+        .fetch_all(pool)
+        .await
+        .expect("the groups")
+}
+
+#[tokio::test]
+async fn a_group_that_somebody_enqueues_for_is_not_forgotten() {
+    let database = database().await;
+    let pool = database.pool();
+    let of_group = |n| number(n).group("a/b");
+    // Each way in: one usual job, several, and jobs of all kinds.
+    for jobs in [vec![of_group(1)], vec![of_group(1), of_group(2)], vec![of_group(1).key("only")]] {
+        let mut conn = pool.acquire().await.unwrap();
+        for group in ["a", "a/b"] {
+            let _ = groups::cancel(&mut conn, group).await.unwrap();
+        }
+        sqlx::query("update queue.groups set updated_at = now() - interval '2 days'")
+            .execute(pool)
+            .await
+            .unwrap();
+        let mut tx = pool.begin().await.unwrap();
+        let _ = queue::enqueue(&mut tx, &jobs).await.unwrap();
+        assert_eq!(forget_groups(pool).await, ["a", "a/b"]);
+        // What is not committed is not found, and so is told by its epoch: the sum of those above it, which one alone that
+        // came after the others were forgotten would not reach.
+        let _ = groups::cancel(&mut conn, "a/b").await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(claim(pool, lease(pool).await, 10).await, []);
+        sqlx::query("update queue.groups set updated_at = now() - interval '2 days'")
+            .execute(pool)
+            .await
+            .unwrap();
+        assert_eq!(forget_groups(pool).await, [""; 0]);
+    }
 }
 
 #[tokio::test]

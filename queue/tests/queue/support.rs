@@ -102,6 +102,7 @@ pub async fn claim_by(
     look: bool,
 ) -> Vec<(String, i64)> {
     let mut conn = pool.acquire().await.expect("a connection");
+    let look = rota.wants_look() | look;
     let claims = rota.claim(&mut conn, lease, "numbers", limit, look).await.expect("a claim");
     let number = |payload| serde_json::from_str::<Number>(payload).expect("a payload").n;
     claims.iter().map(|(_, lane, payload)| (lane.to_owned(), number(payload))).collect()

@@ -35,7 +35,7 @@ pub struct NewDelivery {
 }
 
 /// Makes deliveries, in order, and numbers them per endpoint. The numbers are taken from the endpoints' rows in the order
-/// of their keys, so that relays of different shards and the recording of attempts never deadlock.
+/// of their keys, so that relays and replays never deadlock.
 pub async fn create_many(conn: &mut PgConnection, deliveries: &[NewDelivery]) -> Result<(), sqlx::Error> {
     create(conn, deliveries, false).await
 }
@@ -56,10 +56,10 @@ async fn create(conn: &mut PgConnection, deliveries: &[NewDelivery], again: bool
         ), counted as materialized (
             select account_id, endpoint_id, count(*) as amount from input group by account_id, endpoint_id
         ), numbered as (
-            insert into endpoint_health (account_id, endpoint_id, last_number)
+            insert into endpoint_numbers (account_id, endpoint_id, last_number)
             select account_id, endpoint_id, amount from counted order by account_id, endpoint_id
             on conflict (account_id, endpoint_id)
-                do update set last_number = endpoint_health.last_number + excluded.last_number
+                do update set last_number = endpoint_numbers.last_number + excluded.last_number
             returning account_id, endpoint_id, last_number
         )
         insert into deliveries (account_id, id, endpoint_id, event_id, type, again, job_id, number)

@@ -61,12 +61,13 @@ struct Health {
 }
 
 /// Records what attempts taught, opens and closes circuits, and disables what has failed for too long. One change per
-/// endpoint. An endpoint that goes on succeeding is written at most once a second; rows are locked in the order of their
-/// keys, and lanes after them, so that dispatchers and relays never deadlock. Returns what to wake, and which endpoints
-/// were disabled.
+/// endpoint. The lanes of those that are `gone`, which are disabled already, are opened. An endpoint that goes on succeeding is
+/// written at most once a second; rows are locked in the order of their keys, and lanes after them, so that dispatchers never
+/// deadlock. Returns what to wake, and which endpoints were disabled.
 pub async fn record(
     conn: &mut PgConnection,
     changes: &[HealthChange],
+    gone: &[Uuid],
     policy: &CircuitPolicy,
 ) -> Result<(queue::Wake, Vec<Uuid>), queue::Error> {
     let mut known = lock(conn, changes).await?;
@@ -81,6 +82,7 @@ pub async fn record(
         }
     }
     store(conn, &known).await?;
+    effects.lanes.extend(gone.iter().map(|id| (id.to_string(), OPEN)));
     let states: Vec<lanes::State<'_>> = effects
         .lanes
         .iter()
@@ -114,8 +116,7 @@ impl Effects {
             Followed::Nothing => {}
             Followed::Lane(pace) => self.lanes.push((health.endpoint_id.to_string(), pace)),
             Followed::Disable => {
-                // What waits there is cancelled when its turn comes, so the lane has to be open.
-                self.lanes.push((health.endpoint_id.to_string(), Pace { slow: false, closed: None }));
+                self.lanes.push((health.endpoint_id.to_string(), OPEN));
                 self.failed.push((health.account_id, health.endpoint_id));
             }
         }
@@ -139,6 +140,9 @@ struct Pace {
     /// Not at all for so long, and why.
     closed: Option<(Duration, &'static str)>,
 }
+
+/// The pace of the lane of an endpoint that is disabled: what waits there is cancelled when its turn comes.
+const OPEN: Pace = Pace { slow: false, closed: None };
 
 impl Health {
     /// Takes a change in, and says what follows.

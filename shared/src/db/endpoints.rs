@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use queue::Wake;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -98,8 +97,12 @@ pub async fn create(
         return Ok(Created::LimitReached);
     }
     sqlx::query(
-        "insert into endpoints (account_id, id, url, events, description, secret, rate_limit, header_names, sealed_headers, ordered)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "with made as (
+            insert into endpoints (account_id, id, url, events, description, secret, rate_limit, header_names, sealed_headers, ordered)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            returning account_id, id
+        )
+        insert into endpoint_health (account_id, endpoint_id) select account_id, id from made",
     )
     .bind(account_id)
     .bind(new.id)
@@ -288,13 +291,13 @@ pub async fn delete(
 const GONE_REASON: &str = "gone";
 
 /// Disables the endpoints of exhausted deliveries whose every attempt was answered with 410 Gone, and tells their accounts.
-/// Takes (account, endpoint, delivery) and returns what to wake and the endpoints it disabled.
+/// Takes (account, endpoint, delivery) and returns the endpoints it disabled, whose lanes are to be opened.
 pub async fn disable_gone(
     conn: &mut PgConnection,
     exhausted: &[(Uuid, Uuid, Uuid)],
-) -> Result<(Wake, Vec<Uuid>), queue::Error> {
+) -> Result<Vec<Uuid>, sqlx::Error> {
     if exhausted.is_empty() {
-        return Ok((Wake::none(), Vec::new()));
+        return Ok(Vec::new());
     }
     let disabled: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "with gone as materialized (
@@ -317,12 +320,7 @@ pub async fn disable_gone(
     .fetch_all(&mut *conn)
     .await?;
     notifications::tell_disabled(conn, &disabled, GONE_REASON).await?;
-    let disabled: Vec<Uuid> = disabled.into_iter().map(|(_, id, _)| id).collect();
-    // What waits there is cancelled when its turn comes, so the lanes have to be open.
-    let lanes: Vec<String> = disabled.iter().map(Uuid::to_string).collect();
-    let states: Vec<_> = lanes.iter().map(|lane| open_lane(lane)).collect();
-    let wake = queue::lanes::set(conn, <Deliver as queue::JobKind>::QUEUE, &states).await?;
-    Ok((wake, disabled))
+    Ok(disabled.into_iter().map(|(_, id, _)| id).collect())
 }
 
 /// The state of an endpoint's lane that nothing is the matter with.

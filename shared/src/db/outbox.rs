@@ -74,13 +74,15 @@ const RELAY_IDLE_TIMEOUT: &str = "10s";
 const RELAY_LOCK_TIMEOUT: &str = "1s";
 
 /// Takes the right to relay shards until the transaction ends; returns those of them that no other relay has. What the others
-/// relayed is seen by the next statement only.
+/// relayed is seen by the next statement only. The transaction's commit does not wait for the disk: one that a crash of the
+/// server undoes puts its events back into the outbox, and none of its deliveries was claimed, for the claim's own commit would
+/// have written it with what came before.
 pub async fn try_lock_shards(conn: &mut PgConnection, shards: &[i16]) -> Result<Vec<i16>, sqlx::Error> {
     let (locked, _): (Vec<i16>, String) = sqlx::query_as(
         // Plans of the relay's statements outlive the time when the tables were empty and reading them whole was cheapest.
         "select array(select s from unnest($2::int2[]) as s where pg_try_advisory_xact_lock($1, s)),
-            set_config('enable_seqscan', 'off', true) || set_config('idle_in_transaction_session_timeout', $3, true)
-                || set_config('lock_timeout', $4, true)",
+            set_config('enable_seqscan', 'off', true) || set_config('synchronous_commit', 'off', true)
+                || set_config('idle_in_transaction_session_timeout', $3, true) || set_config('lock_timeout', $4, true)",
     )
     .bind(LOCK_NAMESPACE)
     .bind(shards)

@@ -81,7 +81,7 @@ impl Bench {
         .await
         .unwrap();
         sqlx::query(
-            "insert into endpoint_health (account_id, endpoint_id, last_number) values ($1, $2, $3)
+            "insert into endpoint_numbers (account_id, endpoint_id, last_number) values ($1, $2, $3)
              on conflict (account_id, endpoint_id) do update set last_number = $3",
         )
         .bind(self.account_id)
