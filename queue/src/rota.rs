@@ -140,7 +140,7 @@ impl Rota {
         let mut own = None;
         for (of, weight, rested) in self.resting.extract_if(.., |(_, _, rests)| rests.name == lane) {
             // What came may be ahead of what was first.
-            let rested = Lane { head: None, ..rested };
+            let rested = Lane { head: None, tail_at: None, ..rested };
             if of == tenant {
                 own = Some((weight, rested));
             } else if let Some(turn) = self.turns.iter_mut().find(|turn| turn.tenant == of) {
@@ -157,7 +157,7 @@ impl Rota {
             return;
         };
         match turn.lanes.iter_mut().find(|known| known.name == lane) {
-            Some(known) => known.head = None,
+            Some(known) => (known.head, known.tail_at) = (None, None),
             None => turn.lanes.push_back(own),
         }
     }
@@ -312,7 +312,8 @@ impl Rota {
         {
             let stands = Some(Stand { last: seen.head, now: at });
             let new = Lane::new(&seen.lane, seen.guarded, seen.slow);
-            turn.lanes.push_back(Lane { head: Some(seen.head), stands, ..new });
+            let tail_at = Some(Instant::now());
+            turn.lanes.push_back(Lane { head: Some(seen.head), stands, tail_at, ..new });
         }
     }
 
@@ -359,12 +360,13 @@ impl Rota {
                 }
                 if let Some(index) = lane.share.or_else(|| shares.add(&turn.tenant, &lane, &mut guarded)) {
                     shares.budgets[index] += 1;
-                    shares.from[index] = if self.next_look.is_some() {
-                        lane.stands.map(|stand| stand.begin(ahead))
-                    } else {
-                        lane.head
-                    };
-                    lane.share = Some(index);
+                    if lane.share.replace(index).is_none() {
+                        shares.from[index] = if self.next_look.is_some() {
+                            lane.stands.map(|stand| stand.begin(ahead, &mut lane.tail_at))
+                        } else {
+                            lane.head
+                        };
+                    }
                     dealt += 1;
                     slow -= usize::from(lane.slow);
                 }

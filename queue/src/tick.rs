@@ -107,9 +107,9 @@ struct Queue {
 
 /// The pause before a lane that another claimer held is tried again, up to twice as long.
 const CONTENDED: Duration = Duration::from_millis(10);
-/// How long free slots are gathered at most while more waits than there are slots for: what a claim costs is less for each
-/// job the more it brings.
-const GATHER_SLOTS: Duration = Duration::from_millis(10);
+/// How long free slots are gathered at most, and otherwise as long as the last claim took, while more waits than there are slots
+/// for: what a claim costs is less for each job the more it brings.
+const GATHER_SLOTS_MAX: Duration = Duration::from_millis(10);
 /// How many times as long as a claim with a look took there is no other look, while known lanes have jobs: wakes that name no
 /// lanes, or lanes that are not known, come all the time then.
 const LOOK_TIMES: u32 = 2;
@@ -219,7 +219,8 @@ async fn claim_one(
     let took = started.elapsed();
     slots.meters.claimed(took);
     queue.more = claims.more || claims.contended;
-    queue.gathers_until = (claims.more && !claims.rows.is_empty()).then(|| Instant::now() + GATHER_SLOTS);
+    queue.gathers_until =
+        (claims.more && !claims.rows.is_empty()).then(|| Instant::now() + took.min(GATHER_SLOTS_MAX));
     if looks {
         queue.next_look = Some(Instant::now() + (took * LOOK_TIMES).min(LOOK_PAUSE_MAX));
     }

@@ -1,12 +1,17 @@
 //! Where lanes stand while looks are slow, told from process to process.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{FromRow, PgConnection};
 
-/// How far behind that a lane is claimed from where it stands: what comes further ahead of it waits for the next look.
+/// How far behind that a lane is claimed from where it stands, for what commits later than its neighbours: in a claim of its
+/// whole tail, and in the others, which come so often that what is dead there would be walked over again and again. What comes
+/// further ahead of it waits for the next look.
 const LAG: Duration = Duration::from_secs(10);
+const SHORT_LAG: Duration = Duration::from_millis(200);
+/// How long after a claim of a lane's tail there is no other, unless the lane is named.
+const TAIL_PAUSE: Duration = Duration::from_secs(1);
 /// The most lanes that are told.
 const LANES_MAX: usize = 5000;
 
@@ -20,8 +25,14 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    /// From which place on the lane is claimed, when no job that comes is put further ahead than `ahead`.
-    pub(crate) fn begin(self, ahead: TimeDelta) -> DateTime<Utc> {
+    /// From which place on the lane is claimed, when no job that comes is put further ahead than `ahead`, and its whole tail
+    /// was claimed from at `tail_at`, which is renewed.
+    pub(crate) fn begin(self, ahead: TimeDelta, tail_at: &mut Option<Instant>) -> DateTime<Utc> {
+        let now = Instant::now();
+        if tail_at.is_some_and(|at| now.saturating_duration_since(at) < TAIL_PAUSE) {
+            return self.place(ahead) - SHORT_LAG;
+        }
+        *tail_at = Some(now);
         self.place(ahead) - LAG
     }
 

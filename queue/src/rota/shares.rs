@@ -1,6 +1,6 @@
 //! How much one claim may bring, what it asks of which lanes, and what it brings.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -59,6 +59,8 @@ pub(crate) struct Lane {
     /// The place of its first job when it was looked at: to begin there spares the claim what has been claimed from it.
     pub(crate) head: Option<DateTime<Utc>>,
     pub(crate) stands: Option<Stand>,
+    /// When its whole tail was claimed from last.
+    pub(crate) tail_at: Option<Instant>,
 }
 
 /// How many jobs one claim asks of which lanes.
@@ -73,7 +75,7 @@ pub(crate) struct Shares {
 
 impl Lane {
     pub(crate) fn new(name: &str, guarded: bool, slow: bool) -> Self {
-        Self { name: name.to_owned(), guarded, slow, share: None, head: None, stands: None }
+        Self { name: name.to_owned(), guarded, slow, share: None, head: None, stands: None, tail_at: None }
     }
 }
 

@@ -526,6 +526,26 @@ async fn when_looking_is_slow_jobs_of_the_usual_priorities_do_not_wait_for_a_loo
 }
 
 #[tokio::test]
+async fn when_looking_is_slow_what_commits_late_is_found_where_it_is_named() {
+    let database = database().await;
+    let pool = database.pool();
+    let lease = lease(pool).await;
+    let mut rota = Rota::slow_after(Duration::ZERO, Duration::ZERO);
+    enqueue(pool, &[number(0).lane("lane")]).await;
+    assert_eq!(claim_by(pool, lease, &mut rota, 9, true).await.len(), 1);
+    for n in [1, 2] {
+        enqueue(pool, &[number(n).lane("lane")]).await;
+        // As if its transaction had been open for so long.
+        sqlx::query("update queue.ready set rank = now() - interval '5 seconds'")
+            .execute(pool)
+            .await
+            .unwrap();
+        rota.expect("tenant", "lane");
+        assert_eq!(claim_by(pool, lease, &mut rota, 9, false).await, [("lane".to_owned(), n)]);
+    }
+}
+
+#[tokio::test]
 async fn a_claim_that_failed_spoils_none_after_it() {
     let database = database().await;
     let pool = database.pool();
