@@ -282,11 +282,17 @@ async fn a_group_is_forgotten_when_nothing_is_left_that_it_governs() {
     )
     .await;
     groups::hold(&mut conn, "held").await.unwrap();
-    sqlx::query("update queue.groups set updated_at = now() - interval '2 days' where prefix <> 'new'")
+    age_groups(pool, "new").await;
+    assert_eq!(forget_groups(pool).await, ["dead/1", "held", "new", "ready/1", "running/1", "timer"]);
+}
+
+/// Makes groups, all but one, so old that they may be forgotten.
+async fn age_groups(pool: &sqlx::PgPool, except: &str) {
+    sqlx::query("update queue.groups set updated_at = now() - interval '2 days' where prefix <> $1")
+        .bind(except)
         .execute(pool)
         .await
-        .unwrap();
-    assert_eq!(forget_groups(pool).await, ["dead/1", "held", "new", "ready/1", "running/1", "timer"]);
+        .expect("the groups");
 }
 
 /// Forgets what may be forgotten; returns the groups that are left.
@@ -316,10 +322,7 @@ async fn a_group_that_somebody_enqueues_for_is_not_forgotten() {
         for group in ["a", "a/b"] {
             let _ = groups::cancel(&mut conn, group).await.unwrap();
         }
-        sqlx::query("update queue.groups set updated_at = now() - interval '2 days'")
-            .execute(pool)
-            .await
-            .unwrap();
+        age_groups(pool, "").await;
         let mut tx = pool.begin().await.unwrap();
         let _ = queue::enqueue(&mut tx, &jobs).await.unwrap();
         assert_eq!(forget_groups(pool).await, ["a", "a/b"]);
@@ -328,10 +331,7 @@ async fn a_group_that_somebody_enqueues_for_is_not_forgotten() {
         let _ = groups::cancel(&mut conn, "a/b").await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(claim(pool, lease(pool).await, 10).await, []);
-        sqlx::query("update queue.groups set updated_at = now() - interval '2 days'")
-            .execute(pool)
-            .await
-            .unwrap();
+        age_groups(pool, "").await;
         assert_eq!(forget_groups(pool).await, [""; 0]);
     }
 }
