@@ -46,6 +46,13 @@ async fn deliver_jobs(stage: &Stage) -> i64 {
         .await
 }
 
+/// Makes deliveries of what is in the outbox, where no dispatcher does.
+async fn relay(stage: &Stage) {
+    for shard in 0..16 {
+        dispatcher::relay::relay_shards(&stage.database, &[(shard, 10)]).await.unwrap();
+    }
+}
+
 fn numbers(delivery: &Delivery) -> Vec<i32> {
     delivery.attempts.iter().map(|attempt| attempt.number).collect()
 }
@@ -171,9 +178,7 @@ async fn one_that_is_ready_or_being_attempted_is_left_as_it_is() {
     dispatcher.stop().await;
 
     let waiting = stage.append(MessageSent, new_id(), 1).await;
-    for shard in 0..16 {
-        dispatcher::relay::relay_shards(&stage.database, &[(shard, 10)]).await.unwrap();
-    }
+    relay(&stage).await;
     let ready = stage.deliveries(endpoint).await.pop().unwrap();
     assert_eq!(ready.event_id, shared::ids::event_id(waiting[0]));
     redeliver(&stage.database, stage.account_id, endpoint, ready.id).await;
@@ -197,9 +202,7 @@ async fn a_delivery_whose_job_is_dead_is_made_again() {
         redeliver(&stage.database, stage.account_id, endpoint, id).await;
     };
     stage.append(MessageSent, new_id(), 1).await;
-    for shard in 0..16 {
-        dispatcher::relay::relay_shards(&stage.database, &[(shard, 10)]).await.unwrap();
-    }
+    relay(&stage).await;
     let waiting = stage.deliveries(endpoint).await.remove(0);
     die(waiting.id).await;
     let dispatcher = stage.dispatch(hasty());
@@ -214,6 +217,26 @@ async fn a_delivery_whose_job_is_dead_is_made_again() {
         stage.until(endpoint, |all| all.iter().all(|one| one.status == DeliveryStatus::Succeeded)).await;
     assert_eq!(both.len(), 2);
     dispatcher.stop().await;
+}
+
+#[tokio::test]
+async fn a_delivery_whose_dead_job_was_discarded_gets_a_new_one() {
+    let stage = Stage::set().await;
+    let mut receiver = Receiver::answering(&[200]).await;
+    let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
+    stage.append(MessageSent, new_id(), 1).await;
+    relay(&stage).await;
+    let lost = stage.deliveries(endpoint).await.remove(0);
+    sqlx::query("delete from queue.ready").execute(stage.database.pool()).await.unwrap();
+    for _ in 0..2 {
+        let again = redeliver(&stage.database, stage.account_id, endpoint, lost.id).await;
+        assert_eq!((again.id, again.status), (lost.id, DeliveryStatus::Pending));
+        assert_eq!(deliver_jobs(&stage).await, 1);
+    }
+    let dispatcher = stage.dispatch(hasty());
+    let done = stage.until_status(endpoint, DeliveryStatus::Succeeded).await;
+    dispatcher.stop().await;
+    assert_eq!((numbers(&done), receiver.rest().len()), (vec![1], 1));
 }
 
 #[tokio::test]
@@ -249,9 +272,7 @@ async fn a_cancelled_delivery_is_made_again_once_its_endpoint_is_enabled() {
     let mut receiver = Receiver::answering(&[200]).await;
     let (endpoint, _) = stage.endpoint(&receiver.url, &[MessageSent]).await;
     stage.append(MessageSent, new_id(), 1).await;
-    for shard in 0..16 {
-        dispatcher::relay::relay_shards(&stage.database, &[(shard, 10)]).await.unwrap();
-    }
+    relay(&stage).await;
     enable(&stage, endpoint, false).await;
     let dispatcher = stage.dispatch(hasty());
     let cancelled = stage.until_status(endpoint, DeliveryStatus::Cancelled).await;

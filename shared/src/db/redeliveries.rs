@@ -130,14 +130,15 @@ async fn find_pending(
     .await
 }
 
-/// Makes the next attempt of a pending delivery due now, if it waits for its time or its job is dead.
+/// Makes the next attempt of a pending delivery due now, if it waits for its time, its job is dead, or its dead job was
+/// discarded.
 async fn bring_forward(
     tx: &mut Tx,
     account_id: Uuid,
     endpoint_id: Uuid,
     delivery_id: Uuid,
     job_id: Option<Uuid>,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), EnqueueError> {
     let Some(job_id) = job_id else { return Ok(()) };
     let place = operate::Place {
         queue: Deliver::QUEUE,
@@ -149,6 +150,11 @@ async fn bring_forward(
         let (revived, of_revived) = operate::retry_dead(tx, operate::Dead::Ids(&[job_id])).await?;
         brought = revived > 0;
         wake.merge(of_revived);
+    }
+    if !brought && !operate::has_job(tx, place, job_id).await? {
+        let jobs = enqueue(tx, account_id, endpoint_id, &[delivery_id], PRIORITY).await?;
+        set_jobs(tx, account_id, jobs.iter()).await?;
+        brought = true;
     }
     if brought {
         sqlx::query("update deliveries set next_attempt_at = now() where account_id = $1 and id = $2")
@@ -196,8 +202,25 @@ pub async fn make(
             made.push(*id);
         }
     }
+    let of_jobs = enqueue(tx, account_id, endpoint_id, &made, priority).await?;
+    for delivery in &mut new {
+        delivery.job_id = of_jobs.get(&delivery.id).copied();
+    }
+    deliveries::create_again(tx, &new).await?;
+    set_jobs(tx, account_id, of_jobs.iter().filter(|(id, _)| restarted.contains(id))).await?;
+    Ok(made)
+}
+
+/// Enqueues a job for each delivery, in the order given. Returns which has which.
+async fn enqueue(
+    tx: &mut Tx,
+    account_id: Uuid,
+    endpoint_id: Uuid,
+    deliveries: &[Uuid],
+    priority: i16,
+) -> Result<HashMap<Uuid, Uuid>, EnqueueError> {
     let (tenant, lane) = (account_id.to_string(), endpoint_id.to_string());
-    let jobs: Vec<NewJob> = made
+    let jobs: Vec<NewJob> = deliveries
         .iter()
         .map(|id| -> Result<NewJob, EnqueueError> {
             let job = NewJob::new(&Deliver { account_id, delivery_id: *id }, tenant.as_str())?;
@@ -205,14 +228,7 @@ pub async fn make(
         })
         .collect::<Result<_, _>>()?;
     let enqueued = tx.enqueue(&jobs).await?;
-    let of_jobs: HashMap<Uuid, Uuid> =
-        made.iter().zip(&enqueued).filter_map(|(id, enqueued)| Some((*id, enqueued.id()?))).collect();
-    for delivery in &mut new {
-        delivery.job_id = of_jobs.get(&delivery.id).copied();
-    }
-    deliveries::create_again(tx, &new).await?;
-    set_jobs(tx, account_id, of_jobs.iter().filter(|(id, _)| restarted.contains(id))).await?;
-    Ok(made)
+    Ok(deliveries.iter().zip(&enqueued).filter_map(|(id, enqueued)| Some((*id, enqueued.id()?))).collect())
 }
 
 /// Notes which jobs deliveries that were made again have.
