@@ -418,9 +418,10 @@ $$;
 
 -- Records outcomes of running jobs and returns the tokens that were accepted; a job whose run is not the given one is
 -- stale and is left alone. Outcomes: done, cancelled, retry (an attempt is counted), snooze (none is), return (none is, and
--- it keeps its place in the lane), handback (never started), dead. What is to wait in an ordered lane keeps its place as well,
+-- it keeps its place in the lane), handback (never started; keeps its place too), lost (never started either, as was found out
+-- later: it waits anew, for its old place may be so far behind the lane's others that nobody looks there), dead. What is to wait in an ordered lane keeps its place as well,
 -- and the lane is closed meanwhile. A retry past `max_attempts` is dead with reason `exhausted`. `p_delays` are milliseconds. A recorded
--- outcome says that the job does not kill its process, so its crashes are forgotten, but for a handback.
+-- outcome says that the job does not kill its process, so its crashes are forgotten, but for those that never started.
 create function queue.complete(p_ids uuid[], p_runs integer[], p_outcomes text[], p_delays bigint[],
     p_errors text[], p_reasons text[]) returns table (id uuid, run integer)
 language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_nestloop = off set enable_mergejoin = off
@@ -474,16 +475,16 @@ begin
                 select k.ctid from queue.keys k where k.queue = j.queue and k.key = j.key and k.job_id = j.id limit 1) k
             where j.fate in ('finish', 'die') and j.key is not null))
     ), deferred as (
-        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, run,
+        insert into queue.deferred (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, last_error, run_at)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, run,
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, case when outcome = 'lost' then crashes else 0 end, run,
             max_attempts, payload, trace, created_at, coalesce(error, last_error),
             now() + make_interval(secs => delay / 1000.0)
         from judged where fate = 'defer'
     ), returned as (
         insert into queue.ready (shard, id, queue, tenant, lane, priority, grp, epoch, key, attempt, crashes, run,
             max_attempts, payload, trace, created_at, rank, last_error)
-        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, case when outcome = 'handback' then crashes else 0 end, run,
+        select shard, id, queue, tenant, lane, priority, grp, epoch, key, attempts, case when outcome in ('handback', 'lost') then crashes else 0 end, run,
             max_attempts, payload, trace, created_at, rank, coalesce(error, last_error)
         from judged where fate = 'ready'
     ), closed as (

@@ -74,12 +74,12 @@ impl Recorded {
 
     /// Gives a job that was never started back: no attempt is counted.
     pub(crate) fn handed_back(job: &Job) -> Self {
-        Self { job: Some(job.clone()), ..Self::lost(job.id(), job.run()) }
+        Self { job: Some(job.clone()), ..Self::blank(job.id(), job.run(), "handback") }
     }
 
-    /// A job claimed without its process hearing of it.
+    /// A job claimed without its process hearing of it: given back, to wait anew.
     pub(crate) fn lost(id: Uuid, run: i32) -> Self {
-        Self::blank(id, run, "handback")
+        Self::blank(id, run, "lost")
     }
 
     /// A payload that its kind cannot read.

@@ -265,6 +265,7 @@ impl Rota {
         self.resting.clear();
         self.lowest = [None, self.lowest[0]];
         self.whole = seen.first().is_none_or(|seen| seen.whole);
+        self.unseen = false;
         // A look that finds nothing does not tell how long it took the database.
         let took = seen.iter().map(|seen| seen.took_ms / 1000.0).reduce(f64::max);
         let took = took.unwrap_or(began.elapsed().as_secs_f64());

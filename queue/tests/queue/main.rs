@@ -12,6 +12,7 @@ mod moves;
 mod operate;
 mod ordered;
 mod runs;
+mod slow_looks;
 mod support;
 mod traces;
 mod turns;
