@@ -153,3 +153,14 @@ begin
     select queue from judged;
 end
 $$;
+
+-- Whether there is a job of that id: running, dead, waiting for its time, or ready in that lane, which is read to its end if it
+-- is not.
+create function queue.has_job(p_queue text, p_tenant text, p_lane text, p_id uuid) returns boolean language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set jit = off as $$
+begin
+    return exists (select from queue.running j where j.id = p_id) or exists (select from queue.deferred j where j.id = p_id)
+        or exists (select from queue.dead j where j.id = p_id)
+        or exists (select from queue.ready j where j.queue = p_queue and j.tenant = p_tenant and j.lane = p_lane and j.id = p_id);
+end
+$$;

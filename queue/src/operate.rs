@@ -155,17 +155,13 @@ pub async fn bring_forward(
 
 /// Whether there still is a job of that id, waiting, running or dead. Of those that are ready only its own lane is read.
 pub async fn has_job(conn: &mut PgConnection, place: Place<'_>, id: Uuid) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "select exists (select from queue.deferred where id = $4) or exists (select from queue.running where id = $4)
-            or exists (select from queue.dead where id = $4)
-            or exists (select from queue.ready where queue = $1 and tenant = $2 and lane = $3 and id = $4)",
-    )
-    .bind(place.queue)
-    .bind(place.tenant)
-    .bind(place.lane)
-    .bind(id)
-    .fetch_one(conn)
-    .await
+    sqlx::query_scalar("select queue.has_job($1, $2, $3, $4)")
+        .bind(place.queue)
+        .bind(place.tenant)
+        .bind(place.lane)
+        .bind(id)
+        .fetch_one(conn)
+        .await
 }
 
 /// Opens an ordered lane that is closed until its first job, which this must be, may be tried again.
