@@ -22,6 +22,8 @@ pub struct App {
     pub history_keep: Duration,
     /// Which private addresses webhooks may go to.
     pub webhook_allow: Arc<AllowList>,
+    /// Whether requests are counted, and refused when they are too many.
+    pub rate_limits: bool,
     /// A place for each request with a key that may run at once.
     pub requests: Arc<Semaphore>,
     /// A place for each request that anybody may make, so that these take none from callers with a key.

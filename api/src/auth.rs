@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     error::{ApiError, Code},
+    limits::{self, RateClass},
     request,
 };
 
@@ -130,22 +131,35 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Finds out who calls.
+/// Finds out who calls, and charges the request, of one class beside the two that all are of, to their key.
 pub async fn authenticate(
     app: &App,
     headers: &HeaderMap,
     extensions: &Extensions,
+    class: Option<RateClass>,
 ) -> Result<Caller, ApiError> {
     let key_hash: Arc<[u8]> = hash_api_key(bearer(headers)?).into();
     let mut conn = app.connection().await?;
-    let key = find_live(&mut conn, &key_hash).await?;
+    let key = if app.rate_limits {
+        let windows = limits::windows(class);
+        let (presented, charged) = api_keys::find_charged(&mut conn, &key_hash, &windows).await?;
+        let key = live(presented)?;
+        charged.map_or(Ok(()), |charged| limits::check(&charged, &windows))?;
+        key
+    } else {
+        find_live(&mut conn, &key_hash).await?
+    };
     tracing::Span::current().record("key_id", tracing::field::display(key.id));
     let ip = extensions.get::<ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip());
     Ok(Caller { account_id: key.account_id, key: Arc::new(key), key_hash, ip })
 }
 
 async fn find_live(conn: &mut PgConnection, key_hash: &[u8]) -> Result<ApiKey, ApiError> {
-    match api_keys::find_presented(conn, key_hash).await? {
+    live(api_keys::find_presented(conn, key_hash).await?)
+}
+
+fn live(presented: Presented) -> Result<ApiKey, ApiError> {
+    match presented {
         Presented::Live(key) => Ok(key),
         Presented::Unknown => Err(ApiError::new(Code::KeyInvalid)),
         Presented::Expired => Err(ApiError::new(Code::KeyExpired)),

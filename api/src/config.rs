@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZeroU32};
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use url::Url;
 
 /// Where the API listens, and how much it takes on at once.
@@ -27,4 +27,9 @@ pub struct ApiConfig {
     /// How many event streams may be open at once; the next ones are answered with 503 `SERVER_009`.
     #[arg(long, env = "IRIS_API_STREAMS_MAX", default_value = "256")]
     pub api_streams_max: NonZeroU32,
+
+    /// Whether a key's requests are counted and those too many answered with 429. `false` is for installations whose only
+    /// callers are their operator's own.
+    #[arg(long, env = "IRIS_API_RATE_LIMITS", default_value = "true", action = ArgAction::Set)]
+    pub api_rate_limits: bool,
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use shared::{domain::FieldError, engine::EngineError, secrets::Unsealable};
 use utoipa::ToSchema;
 
-use crate::request;
+use crate::{limits::Refused, request};
 
 /// Declares the codes once: name, code on the wire, status, meaning.
 macro_rules! codes {
@@ -94,10 +94,15 @@ codes! {
     /// The account has no such message.
     MessageNotFound = "MESSAGE_005" 404 "message not found",
 
+    /// The key has called the AI 20 times in a minute.
+    AiRateLimited = "AI_004" 429 "AI rate limit exceeded",
+
     /// The search failed at every source.
     DiscoveryFailed = "DISCOVERY_001" 500 "discovery job failed",
     /// The account has no such discovery job.
     DiscoveryJobNotFound = "DISCOVERY_002" 404 "discovery job not found",
+    /// The key has searched 5 times in an hour.
+    DiscoveryRateLimited = "DISCOVERY_006" 429 "discovery rate limited",
 
     /// An inbound mail whose signature is missing, wrong, or older than five minutes.
     SignatureInvalid = "HOOK_001" 400 "invalid webhook signature",
@@ -110,11 +115,17 @@ codes! {
     /// The webhook endpoint has no such replay.
     ReplayNotFound = "WEBHOOK_003" 404 "webhook replay not found",
 
+    /// The key has made 20 requests in a second, 30 changes of campaigns in a minute, or 60 of contacts. Try again after
+    /// `Retry-After` seconds.
+    TooManyRequests = "RATE_001" 429 "too many requests",
+    /// The key has made 120 requests in a minute. Try again after `Retry-After` seconds.
+    RateLimited = "RATE_002" 429 "API rate limit exceeded",
+
     /// A bug in iris; the log has the rest, under the request's id.
     Internal = "SERVER_001" 500 "internal server error",
     /// Malformed JSON, a missing or mistyped field, or a bad query parameter; `details` names each.
     RequestInvalid = "SERVER_002" 400 "request validation failed",
-    /// No operation has this path.
+    /// No operation has this path, or the account has no such notification or suppression, which have no code of their own.
     RouteNotFound = "SERVER_003" 404 "resource not found",
     /// The path exists, but not with this method; `Allow` names those it has.
     MethodNotAllowed = "SERVER_004" 405 "method not allowed",
@@ -143,12 +154,19 @@ struct Inner {
     message: Cow<'static, str>,
     details: Vec<FieldError>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    refused: Option<Refused>,
 }
 
 impl ApiError {
     /// A failure with the code's own message.
     pub fn new(code: Code) -> Self {
-        Self(Box::new(Inner { code, message: code.message().into(), details: Vec::new(), source: None }))
+        Self(Box::new(Inner {
+            code,
+            message: code.message().into(),
+            details: Vec::new(),
+            source: None,
+            refused: None,
+        }))
     }
 
     /// Says it more precisely. The caller reads this: no internals.
@@ -169,6 +187,13 @@ impl ApiError {
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn rate_limited(mut self, refused: Refused) -> Self {
+        self.0.refused = Some(refused);
         self
     }
 
@@ -311,6 +336,16 @@ pub struct ErrorBody {
     success: bool,
     /// What failed.
     error: ErrorInfo,
+    /// How long to wait, in seconds, after one request too many; the response has it as `Retry-After` too.
+    #[serde(rename = "retryAfter", skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1)]
+    retry_after: Option<i64>,
+    /// How many requests the full window takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<i32>,
+    /// How many it still takes: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<i32>,
 }
 
 /// What failed.
@@ -330,7 +365,7 @@ pub struct ErrorInfo {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Inner { code, message, details, source } = *self.0;
+        let Inner { code, message, details, source, refused } = *self.0;
         log(code, source.as_deref());
         let error = ErrorInfo {
             code: code.as_str(),
@@ -338,8 +373,18 @@ impl IntoResponse for ApiError {
             request_id: request::id(),
             details,
         };
+        let body = ErrorBody {
+            success: false,
+            error,
+            retry_after: refused.map(|refused| refused.retry_after_s),
+            limit: refused.map(|refused| refused.limit),
+            remaining: refused.map(|_| 0),
+        };
         let status = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(ErrorBody { success: false, error })).into_response();
+        let mut response = (status, Json(body)).into_response();
+        if let Some(refused) = refused {
+            refused.add_headers(response.headers_mut());
+        }
         if status == StatusCode::UNAUTHORIZED {
             // RFC 9110, 11.6.1: a 401 names the scheme that would work.
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -1,7 +1,7 @@
 //! The HTTP API of iris.
 //!
-//! A request passes the layers of `request.rs` (id, log line, panic) and `operation.rs` (room, credential, scope,
-//! deadline), then a handler in `routes/`: it takes what `extract/` gives it, makes one or two calls to `shared::db` or
+//! A request passes the layers of `request.rs` (id, log line, panic) and `operation.rs` (room, credential, limits,
+//! scope, deadline), then a handler in `routes/`: it takes what `extract/` gives it, makes one or two calls to `shared::db` or
 //! `shared::engine` in one transaction, and returns an envelope. Whatever fails becomes an [`error::ApiError`]. Start
 //! reading at `router.rs`, which has one line per operation.
 
@@ -11,6 +11,7 @@ mod config;
 mod envelope;
 pub mod error;
 mod extract;
+mod limits;
 mod openapi;
 mod operation;
 mod request;
@@ -68,6 +69,7 @@ pub async fn serve(
         secret_key: base.secret_key.clone(),
         history_keep: base.history_keep,
         webhook_allow: Arc::new(base.webhook_allow.clone()),
+        rate_limits: config.api_rate_limits,
         requests: Arc::new(Semaphore::new(config.api_requests_max.get() as usize)),
         public_requests: Arc::new(Semaphore::new(PUBLIC_REQUESTS_MAX)),
         body_memory: Arc::new(Semaphore::new(BODY_MEMORY_KIBIBYTES)),

@@ -24,8 +24,9 @@ use utoipa_axum::router::{UtoipaMethodRouter, UtoipaMethodRouterExt};
 
 use crate::{
     app::App,
-    auth::{Scope, authenticate},
+    auth::{Caller, Scope, authenticate},
     error::{ApiError, Code},
+    limits::RateClass,
 };
 
 /// What most operations may take.
@@ -80,11 +81,20 @@ pub enum Access {
 }
 
 impl Access {
+    /// As the OpenAPI document names it.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
             Self::Key => "none",
             Self::Scope(scope) => scope.as_str(),
+        }
+    }
+
+    /// Fails unless the caller has the scope that the operation needs.
+    fn check(self, caller: &Caller) -> Result<(), ApiError> {
+        match self {
+            Self::Public | Self::Key => Ok(()),
+            Self::Scope(scope) => caller.require(scope),
         }
     }
 }
@@ -93,6 +103,7 @@ impl Access {
 #[derive(Debug, Clone, Copy)]
 struct Rules {
     access: Access,
+    rate_class: Option<RateClass>,
     body_limit: BodyLimit,
     deadline: Duration,
 }
@@ -106,6 +117,8 @@ pub struct Operation {
     is_probe: bool,
     errors: &'static [Code],
     audit: &'static [&'static str],
+    cli: Vec<String>,
+    mcp: Vec<String>,
 }
 
 /// An operation by its handler, such as `campaigns::create`, whose path is the operation's id.
@@ -123,8 +136,30 @@ pub(crate) use operation;
 impl Operation {
     /// An operation with the limits that most have.
     pub fn new(id: &'static str, routes: UtoipaMethodRouter<App>, access: Access) -> Self {
-        let rules = Rules { access, body_limit: BodyLimit::default(), deadline: DEADLINE };
-        Self { id, routes, rules, is_probe: false, errors: &[], audit: &[] }
+        let rules = Rules { access, rate_class: None, body_limit: BodyLimit::default(), deadline: DEADLINE };
+        let (cli, mcp) = (vec![id.replacen('.', " ", 1).replace('_', "-")], vec![id.replacen('.', "_", 1)]);
+        Self { id, routes, rules, is_probe: false, errors: &[], audit: &[], cli, mcp }
+    }
+
+    /// Counts in a class of its own, beside the two of all requests.
+    pub fn rate(mut self, class: RateClass) -> Self {
+        self.rules.rate_class = Some(class);
+        self
+    }
+
+    /// The commands of the command line that call it, where they are not named like the operation.
+    pub fn cli(self, commands: &[&str]) -> Self {
+        Self { cli: commands.iter().map(|&command| command.to_owned()).collect(), ..self }
+    }
+
+    /// The tools of the MCP server that call it, where they are not named like the operation.
+    pub fn mcp(self, tools: &[&str]) -> Self {
+        Self { mcp: tools.iter().map(|&tool| tool.to_owned()).collect(), ..self }
+    }
+
+    /// Neither the command line nor the MCP server has it.
+    pub fn api_only(self) -> Self {
+        self.cli(&[]).mcp(&[])
     }
 
     /// The codes that only some operations have; those that come with a key, a body or a query are added to all.
@@ -165,9 +200,17 @@ impl Operation {
 
     /// The handler with its documentation complete.
     pub fn documented(mut self) -> UtoipaMethodRouter<App> {
+        let extensions = ExtensionsBuilder::new()
+            .add("x-scope", self.rules.access.as_str())
+            .add("x-rate-class", self.rules.rate_class.map_or("none", RateClass::as_str))
+            .add("x-audit", json!(self.audit))
+            .add("x-cli", json!(self.cli))
+            .add("x-mcp", json!(self.mcp))
+            .build();
         for item in self.routes.1.paths.values_mut() {
             for operation in operations_of(item) {
-                document(operation, self.id, self.rules.access, self.errors, self.audit);
+                operation.extensions = Some(extensions.clone());
+                document(operation, self.id, self.rules, self.errors);
             }
         }
         self.routes
@@ -178,13 +221,8 @@ fn operations_of(item: &mut PathItem) -> impl Iterator<Item = &mut openapi::path
     [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete, &mut item.put].into_iter().flatten()
 }
 
-fn document(
-    operation: &mut openapi::path::Operation,
-    id: &str,
-    access: Access,
-    errors: &[Code],
-    audit: &[&str],
-) {
+fn document(operation: &mut openapi::path::Operation, id: &str, rules: Rules, errors: &[Code]) {
+    let access = rules.access;
     operation.operation_id = Some(id.to_owned());
     operation.tags = Some(vec![id.split('.').next().unwrap_or_default().to_owned()]);
     let security = match access {
@@ -192,8 +230,6 @@ fn document(
         Access::Key | Access::Scope(_) => SecurityRequirement::new::<_, [&str; 0], _>(SECURITY_SCHEME, []),
     };
     operation.security = Some(vec![security]);
-    operation.extensions =
-        Some(ExtensionsBuilder::new().add("x-scope", access.as_str()).add("x-audit", json!(audit)).build());
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
             && response.description.is_empty()
@@ -206,7 +242,7 @@ fn document(
         }
     }
     let mut codes: Vec<Code> =
-        implied_codes(operation, access).into_iter().chain(errors.iter().copied()).collect();
+        implied_codes(operation, rules).into_iter().chain(errors.iter().copied()).collect();
     codes.sort_unstable_by_key(|code| (code.status(), *code));
     codes.dedup();
     for same in codes.chunk_by(|a, b| a.status() == b.status()) {
@@ -220,10 +256,13 @@ fn document(
 }
 
 /// The codes that follow from what an operation takes.
-fn implied_codes(operation: &openapi::path::Operation, access: Access) -> Vec<Code> {
+fn implied_codes(operation: &openapi::path::Operation, rules: Rules) -> Vec<Code> {
+    let access = rules.access;
     let mut codes = vec![Code::Internal, Code::Database, Code::Unavailable, Code::Timeout];
     if access != Access::Public {
         codes.extend([Code::Unauthorized, Code::KeyInvalid, Code::KeyExpired, Code::KeyRevoked]);
+        let classes = [RateClass::Global, RateClass::Burst].into_iter().chain(rules.rate_class);
+        codes.extend(classes.map(RateClass::code));
     }
     if matches!(access, Access::Scope(_)) {
         codes.push(Code::ScopeMissing);
@@ -281,10 +320,8 @@ async fn guard(
         if is_public {
             return Ok(next.run(request).await);
         }
-        let caller = authenticate(&app, request.headers(), request.extensions()).await?;
-        if let Access::Scope(scope) = rules.access {
-            caller.require(scope)?;
-        }
+        let caller = authenticate(&app, request.headers(), request.extensions(), rules.rate_class).await?;
+        rules.access.check(&caller)?;
         request.extensions_mut().insert(caller);
         let announced = request.body().size_hint().upper();
         let _memory = reserve_memory(&app, announced, rules.body_limit).await?;

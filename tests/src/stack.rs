@@ -70,6 +70,8 @@ impl Stack {
             ("DATABASE_URL", database.url().to_owned()),
             ("IRIS_SECRET_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".into()),
             ("IRIS_API_ADDR", api.to_string()),
+            // Tests ask again and again.
+            ("IRIS_API_RATE_LIMITS", "false".into()),
             ("IRIS_ADMIN_ADDR", "127.0.0.1:0".into()),
             ("IRIS_DAY", options.day.into()),
             ("IRIS_SMTP_URL", format!("smtp://{smtp}")),

@@ -9,12 +9,13 @@ mod query;
 pub use body::{Body, RowsBody};
 pub use bytes::read_charged;
 pub use path::{
-    CampaignId, ContactId, ConversationId, DeliveryId, DiscoveryJobId, KeyId, MessageId, ReplayId, WebhookId,
+    CampaignId, ContactId, ConversationId, DeliveryId, DiscoveryJobId, KeyId, MessageId, NotificationId,
+    ReplayId, SuppressionId, TargetProfileId, WebhookId,
 };
 pub use query::{NoFilter, PagingParams, Query};
 
 /// How many wrong fields one answer names; a caller who made more has enough to start with.
-const DETAILS_MAX: usize = 100;
+pub const DETAILS_MAX: usize = 100;
 /// A longer reason is cut.
 const REASON_BYTES_MAX: usize = 200;
 /// So is a longer name of a field.

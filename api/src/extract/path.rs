@@ -42,8 +42,14 @@ path_id! {
     KeyId = "id" KeyNotFound,
     /// The message that the path names.
     MessageId = "id" MessageNotFound,
+    /// The notification that the path names.
+    NotificationId = "id" RouteNotFound,
     /// The replay that the path names, of an endpoint.
     ReplayId = "replay_id" ReplayNotFound,
+    /// The suppression that the path names.
+    SuppressionId = "id" RouteNotFound,
+    /// The target profile that the path names, of a campaign.
+    TargetProfileId = "profile_id" RouteNotFound,
     /// The webhook endpoint that the path names.
     WebhookId = "id" WebhookNotFound,
 }

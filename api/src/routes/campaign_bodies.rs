@@ -1,10 +1,11 @@
 //! What creates and changes a campaign, as it is sent. In a PATCH an absent field stays and null empties one that may
 //! be empty; elsewhere null is the same as absent.
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use shared::domain::{
     Channel,
     campaign::{Approval, CampaignPatch, CampaignStatus, NewCampaign, Sender, Tracking},
+    patch::present,
     send_window::SendWindow,
 };
 use utoipa::ToSchema;
@@ -204,14 +205,6 @@ impl UpdateCampaign {
             status: self.status,
         }
     }
-}
-
-/// A field that is there, be it null.
-#[expect(clippy::option_option, reason = "absent and null are different things in a PATCH")]
-pub fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

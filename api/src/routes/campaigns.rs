@@ -1,5 +1,7 @@
 //! Campaigns.
 
+use std::collections::HashMap;
+
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode},
@@ -11,10 +13,13 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shared::{
-    db::campaigns as db,
+    db::{campaigns as db, channel_accounts, contacts as contacts_db, enrolments, page::Rows},
     domain::{
         FieldError,
         campaign::{Approval, Campaign, CampaignStatus, Progress},
+        contact::Contact,
+        enrolment::{Enrolment, EnrolmentStatus},
+        preflight::Preflight,
     },
     engine::campaigns as engine,
 };
@@ -103,6 +108,77 @@ pub async fn get(
 ) -> Result<Data<CampaignDetails>, ApiError> {
     let mut conn = app.connection().await?;
     find_details(&mut conn, caller.account_id, id).await.map(Data::ok)
+}
+
+/// A contact in a campaign, and where it stands there.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EnrolledContact {
+    /// The contact.
+    #[serde(flatten)]
+    contact: Contact,
+    /// Its passage through the campaign.
+    enrolment: Enrolment,
+}
+
+/// Which contacts of a campaign to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EnrolmentFilter {
+    /// Only those whose passage stands there.
+    status: Option<EnrolmentStatus>,
+}
+
+/// List the contacts of a campaign
+///
+/// Each with where it stands, the newest contact first; deleted ones are hidden.
+#[utoipa::path(
+    get, path = "/campaigns/{id}/contacts",
+    params(("id" = Uuid, Path, description = "The campaign"), EnrolmentFilter, PagingParams),
+    responses((status = 200, body = List<EnrolledContact>))
+)]
+pub async fn contacts(
+    State(app): State<App>,
+    caller: Caller,
+    CampaignId(id): CampaignId,
+    Query { filter: EnrolmentFilter { status }, paging }: Query<EnrolmentFilter>,
+) -> Result<List<EnrolledContact>, ApiError> {
+    let account_id = caller.account_id;
+    let mut conn = app.connection().await?;
+    db::find(&mut conn, account_id, id).await?.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
+    let Rows { rows, next } =
+        enrolments::list_by_campaign(&mut conn, account_id, id, status, paging.page).await?;
+    let total =
+        paging.total(async || enrolments::count_by_campaign(&mut conn, account_id, id, status).await).await?;
+    let ids: Vec<Uuid> = rows.iter().map(|enrolment| enrolment.contact_id).collect();
+    let found = contacts_db::get_many(&mut conn, account_id, &ids).await?;
+    let mut found: HashMap<Uuid, Contact> = found.into_iter().map(|contact| (contact.id, contact)).collect();
+    // One that was deleted between the two looks is left out.
+    let enrolled = rows.into_iter().filter_map(|enrolment| {
+        let contact = found.remove(&enrolment.contact_id)?;
+        Some(EnrolledContact { contact, enrolment })
+    });
+    Ok(paging.list(Rows { rows: enrolled.collect(), next }, total))
+}
+
+/// Check a campaign before it starts
+///
+/// What would stop or spoil it, the worst first. Nothing changes.
+#[utoipa::path(
+    get, path = "/campaigns/{id}/preflight", params(("id" = Uuid, Path, description = "The campaign")),
+    responses((status = 200, body = Data<Preflight>))
+)]
+pub async fn preflight(
+    State(app): State<App>,
+    caller: Caller,
+    CampaignId(id): CampaignId,
+) -> Result<Data<Preflight>, ApiError> {
+    let account_id = caller.account_id;
+    let mut conn = app.connection().await?;
+    let campaign = db::find(&mut conn, account_id, id).await?;
+    let campaign = campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
+    let reach = enrolments::count_reach(&mut conn, account_id, id, &campaign.outreach_channels).await?;
+    let accounts = channel_accounts::list(&mut conn, account_id).await?;
+    Ok(Data::ok(Preflight::of(&campaign, reach, &accounts)))
 }
 
 /// Update a campaign

@@ -19,7 +19,13 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    app::App, auth::Caller, envelope::Data, error::ApiError, extract::Body, operation::Deadline, wait,
+    app::App,
+    auth::Caller,
+    envelope::{Data, List},
+    error::ApiError,
+    extract::{Body, NoFilter, PagingParams, Query},
+    operation::Deadline,
+    wait,
 };
 
 /// How long a direct send may keep its caller waiting for the channel's answer.
@@ -65,6 +71,23 @@ pub struct DirectMessage {
     /// What fills the variables; before the contact's and the campaign's fields.
     #[schema(value_type = Option<std::collections::HashMap<String, String>>)]
     variables: Option<Map<String, Value>>,
+}
+
+/// List connected accounts
+///
+/// The mailboxes and profiles of the account, the newest first, never their secrets.
+#[utoipa::path(
+    get, path = "/channels/accounts", params(PagingParams), responses((status = 200, body = List<ChannelAccount>))
+)]
+pub async fn accounts(
+    State(app): State<App>,
+    caller: Caller,
+    Query { paging, .. }: Query<NoFilter>,
+) -> Result<List<ChannelAccount>, ApiError> {
+    let mut conn = app.connection().await?;
+    let rows = channel_accounts::list_page(&mut conn, caller.account_id, paging.page).await?;
+    let total = paging.total(async || channel_accounts::count(&mut conn, caller.account_id).await).await?;
+    Ok(paging.list(rows, total))
 }
 
 /// Show which channels can be used

@@ -1,18 +1,16 @@
 //! Contacts.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
 
 use axum::extract::State;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error, SeqAccess, Unexpected, Visitor},
-};
-use serde_json::{Value, json, value::RawValue};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use shared::{
     db::{contacts as db, erasure::Erased},
     domain::{
         FieldError,
-        contact::{Contact, ContactStatus, NewContact},
+        contact::{Contact, ContactPatch, ContactStatus, NewContact},
+        field::Checks,
     },
     engine::{contacts as engine, erasure},
 };
@@ -24,12 +22,11 @@ use crate::{
     auth::Caller,
     envelope::{Data, List},
     error::{ApiError, Code},
-    extract::{Body, ContactId, PagingParams, Query, RowsBody, reason_of, unknown_name},
-    request,
+    extract::{Body, ContactId, PagingParams, Query},
 };
 
-/// The most contacts of one import.
-const IMPORT_ROWS_MAX: usize = 500;
+/// The most contacts that one request deletes.
+const DELETED_MAX: usize = 500;
 
 /// Which contacts to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -56,78 +53,31 @@ impl From<ContactParams> for db::ContactFilter {
     }
 }
 
-/// Contacts to be imported.
+/// Contacts to be deleted.
 #[derive(Debug, Deserialize, ToSchema)]
-pub struct BulkImport {
-    /// The contacts. A row that is wrong fails alone.
-    #[schema(min_items = 1, max_items = 500, value_type = Vec<NewContact>)]
-    contacts: Rows,
-    /// The campaign that they join.
-    campaign_id: Option<Uuid>,
+pub struct BulkDelete {
+    /// Their ids.
+    #[schema(min_items = 1, max_items = 500)]
+    ids: Vec<Uuid>,
 }
 
-/// The rows of an import, as they were sent: each is parsed alone, so that one that is wrong fails alone, and so that
-/// they are not all in memory as values. Reading ends at the first one too many.
-#[derive(Debug)]
-struct Rows(Vec<Box<RawValue>>);
-
-impl<'de> Deserialize<'de> for Rows {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(RowsVisitor).map(Self)
+impl BulkDelete {
+    /// Each id once.
+    fn distinct(&self) -> Result<Vec<Uuid>, ApiError> {
+        let mut checks = Checks::new();
+        checks.require((1..=DELETED_MAX).contains(&self.ids.len()), "ids", "must have 1 to 500 items");
+        ApiError::unless_empty(checks.finish())?;
+        Ok(self.ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect())
     }
 }
 
-struct RowsVisitor;
-
-impl<'de> Visitor<'de> for RowsVisitor {
-    type Value = Vec<Box<RawValue>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of 1 to 500 rows")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut rows = Vec::new();
-        while let Some(row) = seq.next_element()? {
-            if rows.len() == IMPORT_ROWS_MAX {
-                return Err(A::Error::invalid_value(Unexpected::Seq, &self));
-            }
-            rows.push(row);
-        }
-        if rows.is_empty() {
-            return Err(A::Error::invalid_value(Unexpected::Seq, &self));
-        }
-        Ok(rows)
-    }
-}
-
-/// A row of an import that failed.
+/// What became of contacts that were to be deleted.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct RowError {
-    /// Which row, from 0.
-    index: usize,
-    /// Which field of it.
-    field: String,
-    /// What is wrong with it.
-    reason: String,
-}
-
-/// How an import went.
-#[derive(Debug, Serialize, ToSchema)]
-#[expect(clippy::struct_field_names, reason = "the names on the wire")]
-pub struct Imported {
-    /// Rows that were stored: those that were created and those that were merged into a known contact.
-    imported: usize,
-    /// Contacts that were not known.
-    created: usize,
-    /// Contacts that were known, and took over the fields of their rows.
-    updated: usize,
-    /// Rows that were wrong.
-    failed: usize,
-    /// What was wrong with them.
-    errors: Vec<RowError>,
-    /// The contacts, in the order of their rows.
-    contacts: Vec<Contact>,
+pub struct BulkDeleted {
+    /// How many were deleted.
+    deleted: usize,
+    /// The ids that name no contact, or one that was deleted before.
+    not_found: Vec<Uuid>,
 }
 
 /// List contacts
@@ -207,90 +157,69 @@ pub async fn erase(
     Ok(Data::ok(erased))
 }
 
-/// Import contacts
+/// Update a contact
 ///
-/// Up to 500 rows, stored together. Each is created or merged like a single one; a row that is wrong is named in
-/// `errors` and does not keep the others from being stored.
+/// An absent field stays, null empties it. An address that another contact has is a conflict.
 #[utoipa::path(
-    post, path = "/contacts/bulk-import", request_body = BulkImport,
-    responses((status = 201, body = Data<Imported>))
+    patch, path = "/contacts/{id}", params(("id" = Uuid, Path, description = "The contact")),
+    request_body = ContactPatch, responses((status = 200, body = Data<Contact>))
 )]
-pub async fn bulk_import(
+pub async fn update(
     State(app): State<App>,
     caller: Caller,
-    RowsBody(import): RowsBody<BulkImport>,
-) -> Result<Data<Imported>, ApiError> {
-    let (rows, errors) = read_rows(&import.contacts);
+    ContactId(id): ContactId,
+    Body(patch): Body<ContactPatch>,
+) -> Result<Data<Contact>, ApiError> {
+    refuse(patch.check())?;
     let mut tx = app.database.begin().await?;
-    let stored = engine::upsert_many(&mut tx, caller.account_id, &rows, import.campaign_id).await?;
-    let imported = Imported::new(stored, errors);
-    let ids: Vec<Uuid> = imported.contacts.iter().map(|contact| contact.id).collect();
-    let metadata = json!({"ids": ids, "campaign_id": import.campaign_id, "failed": imported.failed});
-    caller.audit(&mut tx, "bulk_create_contacts", "contact", None, metadata).await?;
+    let contact = engine::update(&mut tx, caller.account_id, id, &patch).await?;
+    caller.audit(&mut tx, "update_contact", "contact", Some(id), json!({})).await?;
     tx.commit().await?;
-    Ok(Data::created(imported))
+    Ok(Data::ok(contact))
 }
 
-impl Imported {
-    fn new(stored: Vec<engine::Upserted>, errors: Vec<RowError>) -> Self {
-        let failed: BTreeSet<usize> = errors.iter().map(|error| error.index).collect();
-        let created = stored.iter().filter(|row| row.created).count();
-        Self {
-            imported: stored.len(),
-            created,
-            updated: stored.len() - created,
-            failed: failed.len(),
-            errors,
-            contacts: stored.into_iter().map(|row| row.contact).collect(),
-        }
-    }
+/// Delete a contact
+///
+/// It is hidden, its passages stop, and what they have not sent is cancelled. Creating a contact with its address brings it
+/// back. `POST /contacts/{id}/erase` empties it for good.
+#[utoipa::path(
+    delete, path = "/contacts/{id}", params(("id" = Uuid, Path, description = "The contact")),
+    responses((status = 200, body = Data<Contact>))
+)]
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    ContactId(id): ContactId,
+) -> Result<Data<Contact>, ApiError> {
+    let mut tx = app.database.begin().await?;
+    let deleted = engine::delete_many(&mut tx, caller.account_id, &[id]).await?.pop();
+    let deleted = deleted.ok_or_else(|| ApiError::new(Code::ContactNotFound))?;
+    caller.audit(&mut tx, "delete_contact", "contact", Some(id), json!({})).await?;
+    tx.commit().await?;
+    Ok(Data::ok(deleted))
 }
 
-/// The rows that can be stored, and what is wrong with the others.
-fn read_rows(Rows(sent): &Rows) -> (Vec<NewContact>, Vec<RowError>) {
-    let mut rows = Vec::with_capacity(sent.len());
-    let mut errors = Vec::new();
-    let mut unknown = BTreeSet::new();
-    for (index, row) in sent.iter().enumerate() {
-        let wrong = match read_row(row, &mut unknown) {
-            Ok(mut row) => {
-                let wrong = row.normalise();
-                if wrong.is_empty() {
-                    rows.push(row);
-                }
-                wrong
-            }
-            Err(wrong) => vec![wrong],
-        };
-        errors.extend(wrong.into_iter().map(|FieldError { field, reason }| RowError {
-            index,
-            field,
-            reason,
-        }));
-    }
-    for field in unknown.into_iter().take(UNKNOWN_FIELDS_MAX) {
-        request::warn(format!("unknown field ignored: contacts[].{field}"));
-    }
-    (rows, errors)
-}
-
-/// How many unknown fields of rows one answer names.
-const UNKNOWN_FIELDS_MAX: usize = 20;
-
-fn read_row(row: &RawValue, unknown: &mut BTreeSet<String>) -> Result<NewContact, FieldError> {
-    if !row.get().starts_with('{') {
-        return Err(FieldError::new("contact", "must be an object"));
-    }
-    let value: Value =
-        serde_json::from_str(row.get()).map_err(|error| FieldError::new("contact", reason_of(error)))?;
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    serde_ignored::deserialize(tracked, |path| {
-        if unknown.len() < UNKNOWN_FIELDS_MAX {
-            unknown.insert(unknown_name(&path));
-        }
-    })
-    .map_err(|error| FieldError::new(track.path().to_string(), reason_of(error)))
+/// Delete contacts
+///
+/// Up to 500, together, each as a single one is deleted. Ids that name no contact are told in `not_found` and do not keep the
+/// others from being deleted.
+#[utoipa::path(
+    post, path = "/contacts/bulk-delete", request_body = BulkDelete,
+    responses((status = 200, body = Data<BulkDeleted>))
+)]
+pub async fn bulk_delete(
+    State(app): State<App>,
+    caller: Caller,
+    Body(bulk): Body<BulkDelete>,
+) -> Result<Data<BulkDeleted>, ApiError> {
+    let ids = bulk.distinct()?;
+    let mut tx = app.database.begin().await?;
+    let deleted = engine::delete_many(&mut tx, caller.account_id, &ids).await?;
+    let deleted: BTreeSet<Uuid> = deleted.into_iter().map(|contact| contact.id).collect();
+    caller.audit(&mut tx, "bulk_delete_contacts", "contact", None, json!({"ids": deleted})).await?;
+    tx.commit().await?;
+    let not_found = ids.into_iter().filter(|id| !deleted.contains(id)).collect();
+    Ok(Data::ok(BulkDeleted { deleted: deleted.len(), not_found }))
 }
 
 /// An address that no mail can reach has a code of its own, which wins over what else is wrong.

@@ -3,7 +3,11 @@
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use shared::{
-    db::{contacts, conversations as db, messages},
+    db::{
+        contacts, conversations as db,
+        inbound_emails::{self, UnmatchedEmail},
+        messages,
+    },
     domain::{
         Channel,
         contact::Contact,
@@ -19,7 +23,7 @@ use crate::{
     auth::Caller,
     envelope::{Data, List},
     error::{ApiError, Code},
-    extract::{ConversationId, NoFilter, PagingParams, Query},
+    extract::{ContactId, ConversationId, NoFilter, PagingParams, Query},
 };
 
 /// Which conversations to list.
@@ -117,5 +121,65 @@ pub async fn messages(
     let total = paging
         .total(async || messages::count_by_conversation(&mut conn, caller.account_id, id).await)
         .await?;
+    Ok(paging.list(rows, total))
+}
+
+/// List the conversations with a contact
+///
+/// Over all campaigns, the newest first.
+#[utoipa::path(
+    get, path = "/contacts/{id}/conversations",
+    params(("id" = Uuid, Path, description = "The contact"), PagingParams),
+    responses((status = 200, body = List<Conversation>))
+)]
+pub async fn of_contact(
+    State(app): State<App>,
+    caller: Caller,
+    ContactId(id): ContactId,
+    Query { paging, .. }: Query<NoFilter>,
+) -> Result<List<Conversation>, ApiError> {
+    let mut conn = app.connection().await?;
+    contacts::find(&mut conn, caller.account_id, id)
+        .await?
+        .ok_or_else(|| ApiError::new(Code::ContactNotFound))?;
+    let filter = db::ConversationFilter { contact_id: Some(id), ..db::ConversationFilter::default() };
+    let rows = db::list(&mut conn, caller.account_id, &filter, paging.page).await?;
+    let total = paging.total(async || db::count(&mut conn, caller.account_id, &filter).await).await?;
+    Ok(paging.list(rows, total))
+}
+
+/// Mark a conversation as read
+///
+/// Its `unread_count` becomes 0.
+#[utoipa::path(
+    post, path = "/conversations/{id}/read", params(("id" = Uuid, Path, description = "The conversation")),
+    responses((status = 200, body = Data<Conversation>))
+)]
+pub async fn mark_read(
+    State(app): State<App>,
+    caller: Caller,
+    ConversationId(id): ConversationId,
+) -> Result<Data<Conversation>, ApiError> {
+    let mut conn = app.connection().await?;
+    let conversation = db::record_read(&mut conn, caller.account_id, id).await?;
+    conversation.map(Data::ok).ok_or_else(|| ApiError::new(Code::ConversationNotFound))
+}
+
+/// List mail that matched no conversation
+///
+/// What came to a mailbox and answers nothing that was sent from it, the newest first.
+#[utoipa::path(
+    get, path = "/conversations/unmatched", params(PagingParams),
+    responses((status = 200, body = List<UnmatchedEmail>))
+)]
+pub async fn unmatched(
+    State(app): State<App>,
+    caller: Caller,
+    Query { paging, .. }: Query<NoFilter>,
+) -> Result<List<UnmatchedEmail>, ApiError> {
+    let mut conn = app.connection().await?;
+    let rows = inbound_emails::list_unmatched(&mut conn, caller.account_id, paging.page).await?;
+    let total =
+        paging.total(async || inbound_emails::count_unmatched(&mut conn, caller.account_id).await).await?;
     Ok(paging.list(rows, total))
 }

@@ -9,9 +9,9 @@ use shared::{
     db::{contacts, discovery_jobs as db},
     domain::{
         contact::Contact,
-        discovery::{Criteria, DiscoveryJob, DiscoveryStatus},
+        discovery::{Criteria, DiscoveryJob, DiscoveryStatus, SOURCES, Source},
     },
-    engine::discovery as engine,
+    engine::{discovery as engine, target_profiles},
 };
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -163,6 +163,38 @@ async fn find_ended(
     Ok(Some((job, contacts)))
 }
 
+/// The campaign to search for.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct CampaignSearch {
+    /// The campaign, which gets what is found.
+    campaign_id: Uuid,
+    /// How many contacts at most; as many as the campaign asks for, when absent.
+    #[schema(minimum = 1, maximum = 1000)]
+    max_results: Option<i32>,
+}
+
+/// Search for a campaign
+///
+/// Looks for what the campaign's target profiles describe, or, if it has none, for what it says itself. The search goes on behind
+/// the answer; `GET /discovery/jobs/{id}` says how it ends.
+#[utoipa::path(
+    post, path = "/discovery/search-campaign", request_body = CampaignSearch,
+    responses((status = 200, body = Data<DiscoveryJob>))
+)]
+pub async fn search_campaign(
+    State(app): State<App>,
+    caller: Caller,
+    Body(CampaignSearch { campaign_id, max_results }): Body<CampaignSearch>,
+) -> Result<Data<DiscoveryJob>, ApiError> {
+    let mut tx = app.database.begin().await?;
+    let job =
+        target_profiles::search(&mut tx, caller.account_id, campaign_id, max_results, TOP_PRIORITY).await?;
+    let metadata = json!({"campaign_id": campaign_id, "criteria": job.criteria});
+    caller.audit(&mut tx, "discover_campaign_contacts", "discovery_job", Some(job.id), metadata).await?;
+    tx.commit().await?;
+    Ok(Data::ok(job))
+}
+
 /// List discovery jobs
 ///
 /// The newest first.
@@ -197,4 +229,12 @@ pub async fn get_job(
     let mut conn = app.connection().await?;
     let job = db::find(&mut conn, caller.account_id, id).await?;
     job.map(Data::ok).ok_or_else(|| ApiError::new(Code::DiscoveryJobNotFound))
+}
+
+/// List sources
+///
+/// Where contacts are looked for, in this order, each with the terms of its data.
+#[utoipa::path(get, path = "/discovery/sources", responses((status = 200, body = Data<Vec<Source>>)))]
+pub async fn sources() -> Data<Vec<Source>> {
+    Data::ok(SOURCES.to_vec())
 }

@@ -31,6 +31,14 @@ pub struct NewKey {
     expires_at: Option<DateTime<Utc>>,
 }
 
+/// What to change of a key.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct RenamedKey {
+    /// Its label.
+    #[schema(min_length = 1, max_length = 200)]
+    name: String,
+}
+
 /// A new key: the only answer with its raw value.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CreatedKey {
@@ -123,4 +131,54 @@ pub async fn revoke(
     caller.audit(&mut tx, "revoke_key", "api_key", Some(id), json!({"name": key.name})).await?;
     tx.commit().await?;
     Ok(Data::ok(key))
+}
+
+/// Rename a key
+///
+/// Only its label changes.
+#[utoipa::path(
+    patch, path = "/keys/{id}", params(("id" = Uuid, Path, description = "The key")), request_body = RenamedKey,
+    responses((status = 200, body = Data<ApiKey>))
+)]
+pub async fn rename(
+    State(app): State<App>,
+    caller: Caller,
+    KeyId(id): KeyId,
+    Body(RenamedKey { name }): Body<RenamedKey>,
+) -> Result<Data<ApiKey>, ApiError> {
+    let mut checks = Checks::new();
+    checks.text("name", &name, 1, 200);
+    ApiError::unless_empty(checks.finish())?;
+    let mut conn = app.connection().await?;
+    let key = api_keys::rename(&mut conn, caller.account_id, id, &name).await?;
+    key.map(Data::ok).ok_or_else(|| ApiError::new(Code::KeyNotFound))
+}
+
+/// Rotate a key
+///
+/// The key stops to work at once, and a new one with its name, scopes and end takes its place. The raw key is returned once
+/// and cannot be read again. A key cannot rotate itself.
+#[utoipa::path(
+    post, path = "/keys/{id}/rotate", params(("id" = Uuid, Path, description = "The key")),
+    responses((status = 201, body = Data<CreatedKey>))
+)]
+pub async fn rotate(
+    State(app): State<App>,
+    caller: Caller,
+    KeyId(id): KeyId,
+) -> Result<Data<CreatedKey>, ApiError> {
+    if caller.key.id == id {
+        return Err(ApiError::new(Code::Conflict).saying("a key cannot rotate itself: use another one"));
+    }
+    let mut tx = app.database.begin().await?;
+    let rotated = api_keys::rotate(&mut tx, caller.account_id, id).await?;
+    let (info, key) = rotated.ok_or_else(|| ApiError::new(Code::KeyNotFound))?;
+    if info.expires_at.is_some_and(|at| at <= app.clock.now()) {
+        return Err(ApiError::new(Code::Conflict).saying("the key has expired: create another one"));
+    }
+    let metadata = json!({"name": info.name, "scopes": info.scopes, "rotated": id});
+    caller.audit(&mut tx, "create_key", "api_key", Some(info.id), metadata).await?;
+    caller.audit(&mut tx, "revoke_key", "api_key", Some(id), json!({"name": info.name})).await?;
+    tx.commit().await?;
+    Ok(Data::created(CreatedKey { key, info }))
 }

@@ -22,6 +22,7 @@ use shared::{
         endpoint_headers::{self, SealedHeaders},
         endpoint_url::{self, AllowList},
         field::Checks,
+        patch::present,
     },
     events::{EventType, NewEvent, samples},
     ids::new_id,
@@ -29,7 +30,6 @@ use shared::{
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::campaign_bodies::present;
 use crate::{
     app::App,
     auth::Caller,

@@ -19,6 +19,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::contract;
+
 /// What signs inbound mail in tests.
 pub const INBOUND_SECRET: &str = "an inbound secret for tests";
 /// The mailbox of tests.
@@ -38,7 +40,10 @@ pub struct TestApp {
     pub clock: Clock,
     /// What it seals secrets with.
     pub secret_key: SecretKey,
+    config: api::ApiConfig,
+    base: BaseConfig,
     client: Client,
+    port: u16,
     shutdown: CancellationToken,
     server: Option<JoinHandle<anyhow::Result<()>>>,
     _test_database: TestDatabase,
@@ -47,6 +52,15 @@ pub struct TestApp {
 impl TestApp {
     /// Starts one.
     pub async fn start() -> Self {
+        Self::start_with(api_config()).await
+    }
+
+    /// Starts one whose keys have limits.
+    pub async fn start_limited() -> Self {
+        Self::start_with(api::ApiConfig { api_rate_limits: true, ..api_config() }).await
+    }
+
+    async fn start_with(config: api::ApiConfig) -> Self {
         let test_database =
             TestDatabase::create_from("iris", async |pool| Ok(shared::db::migrate(pool).await?)).await;
         let test_database = test_database.judging_events();
@@ -57,22 +71,27 @@ impl TestApp {
         tx.commit().await.unwrap();
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let (url, port) = (format!("http://{address}"), address.port());
+        contract::watch(port, database.pool().clone());
         let shutdown = CancellationToken::new();
         let base = base_config(test_database.url());
         let (clock, secret_key) = (base.clock(), base.secret_key.clone());
-        let server = tokio::spawn(api::serve(listener, api_config(), base, shutdown.clone()));
+        let server = tokio::spawn(api::serve(listener, config.clone(), base.clone(), shutdown.clone()));
         // The client insists on a provider, though it speaks plain HTTP here; the first test to come sets it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder().timeout(Duration::from_secs(60)).no_proxy().build().unwrap();
         Self {
             url,
+            config,
+            base,
             key,
             account_id,
             database,
             clock,
             secret_key,
             client,
+            port,
             shutdown,
             server: Some(server),
             _test_database: test_database,
@@ -167,6 +186,14 @@ impl TestApp {
         sqlx::query_scalar(query).fetch_one(self.database.pool()).await.unwrap()
     }
 
+    /// Starts another server on the same database, for as long as this one runs, and returns its address.
+    pub async fn replica(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(api::serve(listener, self.config.clone(), self.base.clone(), self.shutdown.clone()));
+        url
+    }
+
     /// Stops the server and waits for its end.
     pub async fn stop(&mut self) {
         self.shutdown.cancel();
@@ -183,6 +210,7 @@ impl TestApp {
 
 impl Drop for TestApp {
     fn drop(&mut self) {
+        contract::forget(self.port);
         self.shutdown.cancel();
     }
 }
@@ -213,12 +241,29 @@ fn api_config() -> api::ApiConfig {
         api_connections_max: 100.try_into().unwrap(),
         api_requests_max: 100.try_into().unwrap(),
         api_streams_max: 2.try_into().unwrap(),
+        // Tests ask again and again; those of the limits have their own.
+        api_rate_limits: false,
     }
 }
 
-/// Sends a request: the status and the body as JSON.
+/// Sends a request: the status and the body as JSON, which must be what the document says of the operation.
 pub async fn answer(request: RequestBuilder) -> (u16, Value) {
-    read(request.send().await.unwrap()).await
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let (method, url) = (request.method().to_string(), request.url().clone());
+    let response = client.execute(request).await.unwrap();
+    let request_id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let (status, body) = read(response).await;
+    contract::judge(contract::Answer {
+        port: url.port().unwrap_or_default(),
+        method: &method,
+        path: url.path(),
+        status,
+        request_id: &request_id,
+        body: &body,
+    })
+    .await;
+    (status, body)
 }
 
 /// The status and the body as JSON.
@@ -259,7 +304,13 @@ pub fn scrubbed(body: &Value) -> Value {
     match body {
         Value::String(text) => Value::String(scrub(text)),
         Value::Array(items) => items.iter().map(scrubbed).collect(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), scrubbed(value))).collect(),
+        Value::Object(fields) => {
+            let scrub = |(name, value): (&String, &Value)| match (name.as_str(), value) {
+                ("next_cursor", Value::String(_)) => (name.clone(), "[cursor]".into()),
+                _ => (name.clone(), scrubbed(value)),
+            };
+            fields.iter().map(scrub).collect()
+        }
         other => other.clone(),
     }
 }

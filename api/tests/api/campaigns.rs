@@ -4,7 +4,10 @@ use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::app::{TestApp, answer, created, failed, ok, scrubbed};
+use crate::{
+    app::{TestApp, answer, created, failed, ok, scrubbed},
+    messages::wait_for_mailbox,
+};
 
 /// The example of the documentation, word for word.
 fn example() -> Value {
@@ -217,4 +220,42 @@ async fn a_stream_ends_with_the_key_that_opened_it() {
         .await
         .unwrap();
     assert!(next_event(&mut stream).await.is_none());
+}
+
+#[tokio::test]
+async fn what_would_stop_a_campaign_is_told_before() {
+    let app = TestApp::start().await;
+    let campaign = app.campaign().await;
+    let id = campaign["id"].as_str().unwrap();
+    let path = format!("/campaigns/{id}/preflight");
+    wait_for_mailbox(&app).await;
+    let codes = async || {
+        let preflight = ok(app.get(&path).await);
+        let findings = preflight["findings"].as_array().unwrap().iter();
+        let codes: Vec<String> =
+            findings.map(|finding| finding["code"].as_str().unwrap().to_owned()).collect();
+        (preflight["ready"].as_bool().unwrap(), codes)
+    };
+    assert_eq!(codes().await, (false, vec!["no_contacts".to_owned(), "no_postal_address".to_owned()]));
+
+    let rows = json!([{"email": "a@example.com"}, {"email": "b@example.com"}, {"phone": "555"}]);
+    created(app.post("/contacts/bulk-import", json!({"contacts": rows, "campaign_id": id})).await);
+    let never = json!({"kind": "email", "values": ["b@example.com"]});
+    created(app.post("/suppressions", never).await);
+    let change = json!({"approval": "auto", "sender": {"postal_address": "1 Main St, Brooklyn"}});
+    ok(app.patch(&format!("/campaigns/{id}"), change).await);
+    let (status, body) = app.get(&path).await;
+    insta::assert_json_snapshot!("campaigns.preflight", scrubbed(&body));
+    assert_eq!(ok((status, body))["ready"], true);
+
+    for (status, code) in [("paused", "account_paused"), ("disconnected", "no_account")] {
+        sqlx::query("update channel_accounts set status = $1")
+            .bind(status)
+            .execute(app.database.pool())
+            .await
+            .unwrap();
+        let (ready, codes) = codes().await;
+        assert_eq!((ready, codes[0].as_str()), (false, code));
+    }
+    failed(app.get("/campaigns/nobody/preflight").await, 404, "CAMP_001");
 }

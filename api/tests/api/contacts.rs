@@ -182,3 +182,72 @@ async fn an_erased_contact_is_gone_for_good() {
     let again = created(app.post("/contacts", new).await);
     assert_ne!(again["id"], contact["id"]);
 }
+
+#[tokio::test]
+async fn a_contact_is_changed_field_by_field() {
+    let app = TestApp::start().await;
+    let new =
+        json!({"email": "alex@example.com", "company": "The Bell", "tags": ["bar"], "custom": {"a": 1}});
+    let path = format!("/contacts/{}", created(app.post("/contacts", new).await)["id"].as_str().unwrap());
+    let change = json!({"email": " Sam@Example.com", "company": null, "tags": [], "colour": "red"});
+    let (status, body) = app.patch(&path, change).await;
+    assert!(body["meta"]["warnings"][0].as_str().unwrap().contains("colour"));
+    let changed = ok((status, body));
+    assert_eq!((&changed["email"], &changed["company"]), (&json!("sam@example.com"), &Value::Null));
+    assert_eq!((&changed["tags"], &changed["custom"]), (&json!([]), &json!({"a": 1})));
+    assert_eq!(ok(app.get(&path).await), changed);
+    // What changes nothing is no event.
+    assert_eq!(ok(app.patch(&path, json!({})).await), changed);
+    assert_eq!(ok(app.patch(&path, json!({"email": "sam@example.com"})).await), changed);
+    assert_eq!(app.events().await, ["contact.created", "contact.updated"]);
+
+    created(app.post("/contacts", json!({"email": "taken@example.com"})).await);
+    failed(app.patch(&path, json!({"email": "taken@example.com"})).await, 409, "SERVER_016");
+    assert_eq!(failed(app.patch(&path, json!({"email": "nobody"})).await, 400, "CONTACT_003"), ["email"]);
+    assert_eq!(failed(app.patch(&path, json!({"email": null})).await, 422, "SERVER_005"), ["contact"]);
+    assert_eq!(failed(app.patch(&path, json!({"latitude": 91})).await, 422, "SERVER_005"), ["latitude"]);
+    assert_eq!(failed(app.patch(&path, json!({"tags": "bar"})).await, 400, "SERVER_002"), ["tags"]);
+    assert_eq!(ok(app.get(&path).await), changed);
+    failed(app.patch("/contacts/nobody", json!({})).await, 404, "CONTACT_001");
+}
+
+#[tokio::test]
+async fn a_new_address_of_a_bounced_contact_is_not_known_to_bounce() {
+    let app = TestApp::start().await;
+    let contact = created(app.post("/contacts", json!({"email": "old@example.com"})).await);
+    let path = format!("/contacts/{}", contact["id"].as_str().unwrap());
+    sqlx::query("update contacts set status = 'bounced'").execute(app.database.pool()).await.unwrap();
+    assert_eq!(ok(app.patch(&path, json!({"company": "The Bell"})).await)["status"], "bounced");
+    assert_eq!(ok(app.patch(&path, json!({"email": "new@example.com"})).await)["status"], "active");
+}
+
+#[tokio::test]
+async fn deleted_contacts_are_hidden_and_come_back_by_their_address() {
+    let app = TestApp::start().await;
+    let mut ids = Vec::new();
+    for n in 0..3 {
+        let contact = created(app.post("/contacts", json!({"email": format!("c{n}@example.com")})).await);
+        ids.push(contact["id"].as_str().unwrap().to_owned());
+    }
+    let path = format!("/contacts/{}", ids[0]);
+    assert_eq!(ok(app.delete(&path).await)["id"], ids[0]);
+    for answered in [app.get(&path).await, app.delete(&path).await, app.patch(&path, json!({})).await] {
+        failed(answered, 404, "CONTACT_001");
+    }
+    let unknown = uuid::Uuid::now_v7().to_string();
+    let bulk = json!({"ids": [ids[1], ids[1], ids[0], unknown]});
+    let outcome = ok(app.post("/contacts/bulk-delete", bulk).await);
+    assert_eq!((&outcome["deleted"], outcome["not_found"].as_array().unwrap().len()), (&json!(1), 2));
+    assert_eq!(ok(app.get("/contacts").await)[0]["id"], ids[2]);
+    assert_eq!(
+        failed(app.post("/contacts/bulk-delete", json!({"ids": []})).await, 422, "SERVER_005"),
+        ["ids"]
+    );
+    let many = json!({"ids": vec![&unknown; 501]});
+    assert_eq!(failed(app.post("/contacts/bulk-delete", many).await, 422, "SERVER_005"), ["ids"]);
+
+    let back = created(app.post("/contacts", json!({"email": "c0@example.com"})).await);
+    assert_eq!(back["id"], ids[0]);
+    let events = app.events().await;
+    assert_eq!(events[3..], ["contact.deleted", "contact.deleted", "contact.created"]);
+}

@@ -1,7 +1,7 @@
 //! Keys and who may do what.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::app::{TestApp, answer, created, failed, ok, scrubbed};
 
@@ -120,4 +120,66 @@ async fn the_use_of_a_key_is_noted_once_a_minute() {
         .unwrap();
     let later = ok(app.get("/keys/me").await)["last_used_at"].clone();
     assert!(later.as_str() >= first.as_str());
+}
+
+#[tokio::test]
+async fn a_rotated_key_gives_way_to_one_like_it() {
+    let app = TestApp::start().await;
+    let expires_at = "2036-01-01T00:00:00.000Z";
+    let new = json!({"name": "robot", "scopes": ["read", "write"], "expires_at": expires_at});
+    let old = created(app.post("/keys", new).await);
+    // As many as an account may have: a rotation makes no more of them.
+    for _ in 0..23 {
+        created(app.post("/keys", json!({"name": "full", "scopes": ["read"]})).await);
+    }
+    failed(app.post("/keys", json!({"name": "full", "scopes": ["read"]})).await, 429, "APIKEY_005");
+    let path = format!("/keys/{}/rotate", old["id"].as_str().unwrap());
+    let rotated = created(answer(app.request(Method::POST, &path)).await);
+    for field in ["name", "scopes", "expires_at"] {
+        assert_eq!(rotated[field], old[field], "{field}");
+    }
+    let me = async |key: &Value| answer(app.request_as(key.as_str().unwrap(), Method::GET, "/keys/me")).await;
+    assert_eq!(ok(me(&rotated["key"]).await)["id"], rotated["id"]);
+    failed(me(&old["key"]).await, 401, "APIKEY_003");
+    assert_eq!(app.audited().await[24..], ["create_key", "revoke_key"]);
+
+    failed(app.post(&path, json!({})).await, 404, "APIKEY_006");
+    let own = ok(app.get("/keys/me").await);
+    failed(
+        app.post(&format!("/keys/{}/rotate", own["id"].as_str().unwrap()), json!({})).await,
+        409,
+        "SERVER_016",
+    );
+    ok(app.get("/keys/me").await);
+}
+
+#[tokio::test]
+async fn an_expired_key_is_not_rotated() {
+    let app = TestApp::start().await;
+    let key = created(app.post("/keys", json!({"name": "old", "scopes": ["read"]})).await);
+    sqlx::query("update api_keys set expires_at = now() - interval '1 second' where name = 'old'")
+        .execute(app.database.pool())
+        .await
+        .unwrap();
+    let path = format!("/keys/{}/rotate", key["id"].as_str().unwrap());
+    failed(app.post(&path, json!({})).await, 409, "SERVER_016");
+    assert_eq!(
+        app.count("select count(*) from api_keys where revoked_at is null").await,
+        2,
+        "nothing is stored"
+    );
+}
+
+#[tokio::test]
+async fn only_the_label_of_a_key_changes() {
+    let app = TestApp::start().await;
+    let key = created(app.post("/keys", json!({"name": "one", "scopes": ["read"]})).await);
+    let path = format!("/keys/{}", key["id"].as_str().unwrap());
+    let renamed = ok(app.patch(&path, json!({"name": "two", "scopes": ["*"]})).await);
+    assert_eq!((&renamed["name"], &renamed["scopes"]), (&json!("two"), &json!(["read"])));
+    assert_eq!(failed(app.patch(&path, json!({"name": ""})).await, 422, "SERVER_005"), ["name"]);
+    assert_eq!(failed(app.patch(&path, json!({})).await, 400, "SERVER_002"), ["name"]);
+    failed(app.patch("/keys/nobody", json!({"name": "two"})).await, 404, "APIKEY_006");
+    ok(app.delete(&path).await);
+    failed(app.patch(&path, json!({"name": "three"})).await, 404, "APIKEY_006");
 }

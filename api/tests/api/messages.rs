@@ -1,5 +1,7 @@
 //! Drafts and decisions, conversations, and sending at once.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use shared::engine::messages::{Draft, record_draft};
 use uuid::Uuid;
@@ -39,10 +41,13 @@ pub async fn drafted(app: &TestApp, contacts: usize) -> Vec<Value> {
 }
 
 /// The server stores its mailbox after it has begun to listen.
-async fn wait_for_mailbox(app: &TestApp) {
-    while app.count("select count(*) from channel_accounts").await == 0 {
-        tokio::task::yield_now().await;
-    }
+pub async fn wait_for_mailbox(app: &TestApp) {
+    let stored = async {
+        while app.count("select count(*) from channel_accounts").await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), stored).await.expect("the server stores its mailbox");
 }
 
 fn path_of(message: &Value, action: &str) -> String {
@@ -226,6 +231,7 @@ async fn a_direct_message_answers_with_what_became_of_it() {
     let drafts = drafted(&app, 1).await;
     let mut direct = direct_to(&drafts[0]);
     let (answered, ()) = tokio::join!(app.post("/channels/send", direct.clone()), deliver(&app));
+    insta::assert_json_snapshot!("channels.send", scrubbed(&answered.1));
     let message = created(answered);
     assert_eq!((&message["status"], &message["direction"]), (&json!("sent"), &json!("outbound")));
     assert_eq!(message["subject"], "quick question about djing at The Bell House");

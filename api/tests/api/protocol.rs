@@ -11,6 +11,7 @@ use tokio::{
 use crate::{
     app::{TestApp, answer, created, failed, ok, read, scrubbed},
     messages::drafted,
+    notifications::told,
 };
 
 #[tokio::test]
@@ -152,6 +153,10 @@ struct Owned {
     job: String,
     webhook: String,
     key: String,
+    spare_key: String,
+    notification: String,
+    suppression: String,
+    profile: String,
 }
 
 impl Owned {
@@ -169,7 +174,14 @@ impl Owned {
         tx.commit().await.unwrap();
         let hook = json!({"url": "https://example.com/", "events": ["message.sent"]});
         let webhook = created(app.post("/webhooks", hook).await);
-        let key = created(app.post("/keys", json!({"name": "one more", "scopes": ["read"]})).await);
+        let key = async || created(app.post("/keys", json!({"name": "one more", "scopes": ["read"]})).await);
+        let (key, spare_key) = (key().await, key().await);
+        told(app).await;
+        let notification = ok(app.get("/notifications").await)[0].clone();
+        let profile = json!({"name": "bars", "venue_types": ["bar"]});
+        let profile = created(app.post(&format!("/campaigns/{campaign}/target-profiles"), profile).await);
+        let never = json!({"kind": "email", "values": ["never@example.com"]});
+        let suppression = created(app.post("/suppressions", never).await)["added"][0].clone();
         Self {
             campaign,
             contact: text(&drafts[0]["contact_id"]),
@@ -178,18 +190,39 @@ impl Owned {
             job: job.id.to_string(),
             webhook: text(&webhook["id"]),
             key: text(&key["id"]),
+            spare_key: text(&spare_key["id"]),
+            notification: text(&notification["id"]),
+            suppression: text(&suppression["id"]),
+            profile: text(&profile["id"]),
         }
     }
 
     /// Every operation on one of them, with its body and the code of its absence; what ends them comes last.
     fn operations(&self) -> Vec<(Method, String, Value, &'static str)> {
-        let Self { campaign, contact, conversation, drafts, job, webhook, key } = self;
+        let Self {
+            campaign,
+            contact,
+            conversation,
+            drafts,
+            job,
+            webhook,
+            key,
+            spare_key,
+            notification,
+            suppression,
+            profile,
+        } = self;
         let none = json!({});
         let get = |path: String, code| (Method::GET, path, json!({}), code);
+        let named = json!({"name": "bars", "keywords": ["live music"]});
         let import = json!({"contacts": [{"email": "z@example.com"}], "campaign_id": campaign});
         vec![
             get(format!("/campaigns/{campaign}"), "CAMP_001"),
             get(format!("/contacts/{contact}"), "CONTACT_001"),
+            get(format!("/campaigns/{campaign}/contacts"), "CAMP_001"),
+            get(format!("/campaigns/{campaign}/target-profiles"), "CAMP_001"),
+            get(format!("/campaigns/{campaign}/preflight"), "CAMP_001"),
+            get(format!("/contacts/{contact}/conversations"), "CONTACT_001"),
             get(format!("/conversations/{conversation}"), "CONVERSATION_001"),
             get(format!("/conversations/{conversation}/messages"), "CONVERSATION_001"),
             get(format!("/discovery/jobs/{job}"), "DISCOVERY_002"),
@@ -201,7 +234,23 @@ impl Owned {
             (Method::POST, format!("/messages/{}/reject", drafts[1]), none.clone(), "MESSAGE_005"),
             (Method::PATCH, format!("/webhooks/{webhook}"), json!({"enabled": false}), "WEBHOOK_001"),
             (Method::DELETE, format!("/webhooks/{webhook}"), none.clone(), "WEBHOOK_001"),
+            (Method::POST, "/discovery/search-campaign".into(), json!({"campaign_id": campaign}), "CAMP_001"),
+            (
+                Method::DELETE,
+                format!("/campaigns/{campaign}/target-profiles/{profile}"),
+                none.clone(),
+                "CAMP_001",
+            ),
+            (Method::POST, format!("/campaigns/{campaign}/target-profiles"), named, "CAMP_001"),
+            (Method::POST, format!("/conversations/{conversation}/read"), none.clone(), "CONVERSATION_001"),
+            (Method::PATCH, format!("/notifications/{notification}"), json!({"read": true}), "SERVER_003"),
+            (Method::DELETE, format!("/notifications/{notification}"), none.clone(), "SERVER_003"),
+            (Method::DELETE, format!("/suppressions/{suppression}"), none.clone(), "SERVER_003"),
+            (Method::PATCH, format!("/contacts/{contact}"), json!({"title": "theirs"}), "CONTACT_001"),
+            (Method::DELETE, format!("/contacts/{contact}"), none.clone(), "CONTACT_001"),
+            (Method::PATCH, format!("/keys/{key}"), json!({"name": "theirs"}), "APIKEY_006"),
             (Method::DELETE, format!("/keys/{key}"), none.clone(), "APIKEY_006"),
+            (Method::POST, format!("/keys/{spare_key}/rotate"), none.clone(), "APIKEY_006"),
             (Method::DELETE, format!("/campaigns/{campaign}"), none, "CAMP_001"),
         ]
     }
@@ -215,8 +264,17 @@ async fn nothing_of_one_account_is_there_for_another() {
     let as_stranger = async |method: Method, path: &str, body: &Value| {
         answer(app.request_as(&stranger, method, path).json(body)).await
     };
-    let lists =
-        ["/campaigns", "/contacts", "/webhooks", "/messages/pending", "/conversations", "/discovery/jobs"];
+    let lists = [
+        "/campaigns",
+        "/contacts",
+        "/webhooks",
+        "/messages/pending",
+        "/conversations",
+        "/discovery/jobs",
+        "/notifications",
+        "/suppressions",
+        "/channels/accounts",
+    ];
     for path in lists {
         assert_ne!(ok(app.get(path).await), json!([]), "{path}");
         assert_eq!(ok(as_stranger(Method::GET, path, &json!({})).await), json!([]), "{path}");
@@ -232,6 +290,10 @@ async fn nothing_of_one_account_is_there_for_another() {
     let send = json!({"channel": "email", "conversation_id": owned.conversation, "recipient_id": owned.contact,
         "content": "hello"});
     failed(as_stranger(Method::POST, "/channels/send", &send).await, 404, "CONVERSATION_001");
+    let bulk = json!({"ids": [owned.contact]});
+    let outcome = ok(as_stranger(Method::POST, "/contacts/bulk-delete", &bulk).await);
+    assert_eq!(outcome, json!({"deleted": 0, "not_found": [owned.contact]}));
+    assert_eq!(ok(as_stranger(Method::POST, "/notifications/read-all", &json!({})).await)["updated"], 0);
     let bulk = json!({"action": "approve", "ids": [owned.drafts[2]]});
     let outcome = ok(as_stranger(Method::POST, "/messages/bulk", &bulk).await);
     assert_eq!(outcome["results"][0]["error"]["code"], "MESSAGE_005");
@@ -282,7 +344,13 @@ async fn health_says_whether_requests_can_be_served() {
     assert_eq!(ok(answer(app.anonymous(Method::GET, "/health/live")).await)["status"], "ok");
     // On a busy machine the first connection may take longer than the check waits.
     let ready = async || answer(app.anonymous(Method::GET, "/health/ready")).await;
-    while ready().await.0 != 200 {}
+    let answered = loop {
+        let answered = ready().await;
+        if answered.0 == 200 {
+            break answered;
+        }
+    };
+    insta::assert_json_snapshot!("health.ready", answered.1);
     sqlx::query("delete from _sqlx_migrations").execute(app.database.pool()).await.unwrap();
     failed(ready().await, 503, "SERVER_009");
 }

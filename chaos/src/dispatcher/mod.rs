@@ -154,6 +154,7 @@ fn settings(database: &str, api: &str, receivers: &Receivers) -> Vec<(&'static s
         ("DATABASE_URL", database.to_owned()),
         ("IRIS_SECRET_KEY", SECRET_KEY.to_owned()),
         ("IRIS_API_ADDR", api.to_owned()),
+        ("IRIS_API_RATE_LIMITS", "false".to_owned()),
         ("IRIS_ADMIN_ADDR", "127.0.0.1:0".to_owned()),
         ("IRIS_WEBHOOK_ALLOW", receivers.layout.allow.clone()),
         ("IRIS_WEBHOOK_RETRIES", RETRIES.to_owned()),

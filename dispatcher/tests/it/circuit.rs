@@ -216,7 +216,10 @@ async fn an_endpoint_that_fails_for_too_long_is_disabled_and_its_account_told() 
             .await
             .unwrap();
     assert_eq!((told.0, told.1.as_str(), told.3), (stage.account_id, "webhook.disabled", endpoint));
-    assert!(told.2.contains(&receiver.url));
+    assert!(
+        told.2.starts_with("The endpoint at 127.0.0.1 ") && !told.2.contains(&receiver.url),
+        "paths may be secrets"
+    );
 
     // Whoever enables it again begins anew.
     let on = EndpointPatch { enabled: Some(true), ..EndpointPatch::default() };

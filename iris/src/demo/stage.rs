@@ -62,6 +62,8 @@ impl Stage {
             ("DATABASE_URL", url),
             ("IRIS_SECRET_KEY", local.secret_key()?),
             ("IRIS_API_ADDR", api.to_string()),
+            // One key plays every customer, and asks again and again how far they are.
+            ("IRIS_API_RATE_LIMITS", "false".into()),
             ("IRIS_ADMIN_ADDR", "127.0.0.1:0".into()),
             ("IRIS_DAY", format!("{}ms", day.as_millis())),
             ("IRIS_SMTP_URL", format!("smtp://{}", world.addresses.smtp)),

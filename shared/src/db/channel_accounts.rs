@@ -3,6 +3,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::page::{Page, Rows};
 use crate::{
     domain::{
         Channel,
@@ -45,6 +46,35 @@ pub async fn list(conn: &mut PgConnection, account_id: Uuid) -> Result<Vec<Chann
     .bind(ACCOUNTS_MAX)
     .fetch_all(conn)
     .await
+}
+
+/// Some of the channel accounts of an account, the newest first.
+pub async fn list_page(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    page: Page,
+) -> Result<Rows<ChannelAccount>, sqlx::Error> {
+    let rows = sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from channel_accounts where account_id = $1 and ($2::uuid is null or id < $2)
+         order by id desc limit $3 offset $4"
+    ))
+    .bind(account_id)
+    .bind(page.after)
+    .bind(page.fetch())
+    .bind(page.offset)
+    .fetch_all(conn)
+    .await?;
+    Ok(Rows::cut(rows, &page, |account: &ChannelAccount| account.id))
+}
+
+/// How many channel accounts an account has.
+pub async fn count(conn: &mut PgConnection, account_id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from channel_accounts where account_id = $1")
+        .bind(account_id)
+        .fetch_one(conn)
+        .await
 }
 
 /// The channel accounts that can be chosen for new enrolments, with how many active ones each has. A paused one can be

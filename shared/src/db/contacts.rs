@@ -292,7 +292,8 @@ pub async fn insert_many(
     .await
 }
 
-/// Writes changed contacts whose rows are locked; deleted ones come back to life.
+/// Writes changed contacts whose rows are locked; deleted ones come back to life. What they were known by before is kept, for
+/// their erasure.
 pub async fn update_many(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -304,7 +305,14 @@ pub async fn update_many(
             instagram_handle = t.instagram_handle, twitter_handle = t.twitter_handle,
             twitter_user_id = t.twitter_user_id, phone = t.phone, website = t.website, location = t.location,
             latitude = t.latitude, longitude = t.longitude, tags = t.tags, custom = t.custom, source = t.source,
-            provenance = t.provenance, updated_at = now(), deleted_at = null
+            provenance = t.provenance, updated_at = now(), deleted_at = null,
+            former = array(
+                select distinct name from unnest(c.former || array[
+                    case when c.email is distinct from t.email then 'email:' || c.email end,
+                    case when c.instagram_handle is distinct from t.instagram_handle then 'instagram:' || c.instagram_handle end,
+                    case when c.twitter_handle is distinct from t.twitter_handle then 'twitter:' || c.twitter_handle end,
+                    case when c.twitter_user_id is distinct from t.twitter_user_id then 'twitter:' || c.twitter_user_id end
+                ]) as name where name is not null order by name)
          from ",
         json_rows!(),
         " where c.account_id = $1 and c.id = t.id returning ",
@@ -367,7 +375,7 @@ pub async fn erase_many(
         "update contacts set email = null, first_name = null, last_name = null, company = null, title = null,
             contact_type = null, instagram_handle = null, twitter_handle = null, twitter_user_id = null, phone = null,
             website = null, location = null, latitude = null, longitude = null, tags = '{}', custom = '{}', source = $3,
-            provenance = '{}', updated_at = now(), deleted_at = coalesce(deleted_at, now()), erased_at = now()
+            provenance = '{}', former = '{}', updated_at = now(), deleted_at = coalesce(deleted_at, now()), erased_at = now()
          where account_id = $1 and id = any ($2) and erased_at is null
          returning ",
         columns!()

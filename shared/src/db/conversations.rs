@@ -158,6 +158,22 @@ pub async fn find_by_sender(
     .await
 }
 
+/// Notes that somebody has read a conversation. `None`: the account has no such conversation.
+pub async fn record_read(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<Conversation>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        "update conversations set unread_count = 0 where account_id = $1 and id = $2 returning ",
+        columns!()
+    ))
+    .bind(account_id)
+    .bind(id)
+    .fetch_optional(conn)
+    .await
+}
+
 /// Notes that a message was sent in a conversation.
 pub async fn record_sent(
     conn: &mut PgConnection,

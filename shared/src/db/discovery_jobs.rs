@@ -39,7 +39,7 @@ pub async fn insert(
     account_id: Uuid,
     id: Uuid,
     campaign_id: Option<Uuid>,
-    criteria: &Criteria,
+    criteria: &[Criteria],
 ) -> Result<DiscoveryJob, sqlx::Error> {
     sqlx::query_as(concat!(
         "insert into discovery_jobs (account_id, id, campaign_id, criteria) values ($1, $2, $3, $4) returning ",

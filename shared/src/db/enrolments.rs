@@ -4,9 +4,11 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::page::{Page, Rows};
 use crate::domain::{
     Channel,
-    enrolment::{Enrolment, StopReason},
+    enrolment::{Enrolment, EnrolmentStatus, StopReason},
+    preflight::Reach,
 };
 
 /// The columns of an [`Enrolment`].
@@ -95,6 +97,80 @@ pub async fn lock_listed(
     .bind(campaign_id)
     .bind(limit)
     .fetch_all(conn)
+    .await
+}
+
+/// The enrolments of a campaign whose contacts are not deleted, those of the newest contacts first: the list goes on behind a
+/// contact.
+pub async fn list_by_campaign(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    status: Option<EnrolmentStatus>,
+    page: Page,
+) -> Result<Rows<Enrolment>, sqlx::Error> {
+    let rows = sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from enrolments e
+         where account_id = $1 and campaign_id = $2 and ($3::text is null or status = $3)
+            and ($4::uuid is null or contact_id < $4)
+            and exists (select from contacts c
+                where c.account_id = e.account_id and c.id = e.contact_id and c.deleted_at is null)
+         order by contact_id desc limit $5 offset $6"
+    ))
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(status)
+    .bind(page.after)
+    .bind(page.fetch())
+    .bind(page.offset)
+    .fetch_all(conn)
+    .await?;
+    Ok(Rows::cut(rows, &page, |enrolment: &Enrolment| enrolment.contact_id))
+}
+
+/// How many enrolments [`list_by_campaign`] goes through.
+pub async fn count_by_campaign(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    status: Option<EnrolmentStatus>,
+) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "select count(*) from enrolments e
+         where account_id = $1 and campaign_id = $2 and ($3::text is null or status = $3)
+            and exists (select from contacts c
+                where c.account_id = e.account_id and c.id = e.contact_id and c.deleted_at is null)",
+    )
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(status)
+    .fetch_one(conn)
+    .await
+}
+
+/// How many contacts of a campaign can be written to on its channels.
+pub async fn count_reach(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    campaign_id: Uuid,
+    channels: &[Channel],
+) -> Result<Reach, sqlx::Error> {
+    sqlx::query_as(
+        "select count(*) as contacts,
+            count(*) filter (where not ('email' = any ($3) and c.email is not null
+                or 'instagram' = any ($3) and c.instagram_handle is not null
+                or 'twitter' = any ($3) and coalesce(c.twitter_user_id, c.twitter_handle) is not null)) as unreachable,
+            count(*) filter (where c.status = 'unsubscribed' or is_suppressed(c.account_id, c.email, c.instagram_handle,
+                c.twitter_user_id, c.twitter_handle)) as suppressed
+         from enrolments e join contacts c on c.account_id = e.account_id and c.id = e.contact_id
+         where e.account_id = $1 and e.campaign_id = $2 and c.deleted_at is null",
+    )
+    .bind(account_id)
+    .bind(campaign_id)
+    .bind(channels)
+    .fetch_one(conn)
     .await
 }
 

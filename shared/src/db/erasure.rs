@@ -25,6 +25,27 @@ pub struct Known {
     pub twitter_handle: Option<String>,
     /// Its Twitter id.
     pub twitter_user_id: Option<String>,
+    /// What it was known by before, each with its kind before it.
+    pub former: Vec<String>,
+}
+
+impl Known {
+    /// All that it is and was known by, with the kind of each.
+    fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = [
+            ("email", &self.email),
+            ("instagram", &self.instagram_handle),
+            ("twitter", &self.twitter_handle),
+            ("twitter", &self.twitter_user_id),
+        ];
+        let own = own.into_iter().filter_map(|(kind, name)| Some((kind, name.as_deref()?)));
+        own.chain(self.former.iter().filter_map(|name| name.split_once(':')))
+    }
+
+    /// The addresses that it has and had.
+    pub fn emails(&self) -> impl Iterator<Item = &str> {
+        self.names().filter(|(kind, _)| *kind == "email").map(|(_, email)| email)
+    }
 }
 
 /// When a contact was erased.
@@ -44,7 +65,7 @@ pub async fn lock_known(
     contact_ids: &[Uuid],
 ) -> Result<Vec<Known>, sqlx::Error> {
     sqlx::query_as(
-        "select id, email, instagram_handle, twitter_handle, twitter_user_id from contacts
+        "select id, email, instagram_handle, twitter_handle, twitter_user_id, former from contacts
          where account_id = $1 and id = any ($2) and erased_at is null
          order by id for no key update",
     )
@@ -88,13 +109,13 @@ pub async fn erase_texts(
             delete from inbound_emails where account_id = $1 and message_id in (select id from written)
         )
         update messages m set subject = null, content = '', variables = '{}', rfc_message_id = null,
-            in_reply_to = null, error = null, updated_at = now(),
+            recipient = null, in_reply_to = null, error = null, updated_at = now(),
             status = case when w.unsent then 'cancelled' else m.status end,
             blocked_reason = case when w.unsent then null else m.blocked_reason end,
             next_attempt_at = case when w.unsent then null else m.next_attempt_at end
         from written w
         where m.account_id = $1 and m.id = w.id and (w.unsent or m.content <> '' or m.subject is not null
-            or m.variables <> '{}' or m.rfc_message_id is not null or m.in_reply_to is not null or m.error is not null)",
+            or m.variables <> '{}' or m.rfc_message_id is not null or m.in_reply_to is not null or m.recipient is not null or m.error is not null)",
     )
     .bind(account_id)
     .bind(contact_ids)
@@ -119,27 +140,14 @@ pub async fn erase_unmatched(
     Ok(())
 }
 
-/// Suppresses what contacts are known by, as hashes: what was suppressed in clear is no longer, for its reason, and what
+/// Suppresses what contacts are and were known by, as hashes: what was suppressed in clear is no longer, for its reason, and what
 /// was not is from now on.
 pub async fn suppress_hashed(
     conn: &mut PgConnection,
     account_id: Uuid,
     known: &[Known],
 ) -> Result<(), sqlx::Error> {
-    let (mut kinds, mut values) = (Vec::new(), Vec::new());
-    for contact in known {
-        for (kind, value) in [
-            ("email", &contact.email),
-            ("instagram", &contact.instagram_handle),
-            ("twitter", &contact.twitter_handle),
-            ("twitter", &contact.twitter_user_id),
-        ] {
-            if let Some(value) = value {
-                kinds.push(kind);
-                values.push(value.as_str());
-            }
-        }
-    }
+    let (kinds, values): (Vec<&str>, Vec<&str>) = known.iter().flat_map(Known::names).unzip();
     let ids: Vec<Uuid> = values.iter().map(|_| new_id()).collect();
     sqlx::query(
         "with named as materialized (

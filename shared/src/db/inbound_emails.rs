@@ -106,3 +106,11 @@ pub async fn list_unmatched(
     .await?;
     Ok(Rows::cut(rows, &page, |email: &UnmatchedEmail| email.id))
 }
+
+/// How many mails [`list_unmatched`] goes through.
+pub async fn count_unmatched(conn: &mut PgConnection, account_id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from inbound_emails where account_id = $1 and kind = 'unmatched'")
+        .bind(account_id)
+        .fetch_one(conn)
+        .await
+}

@@ -34,10 +34,12 @@ pub mod outbox;
 pub mod page;
 pub mod partitions;
 pub mod places;
+pub mod rate_windows;
 pub mod redeliveries;
 pub mod replays;
 pub mod stranded;
 pub mod suppressions;
+pub mod target_profiles;
 pub mod undelivered;
 
 /// How long one statement may take. Imports and activations of thousands of rows stay far below.
@@ -191,6 +193,10 @@ fn migrator() -> Migrator {
         migration!(20_261_101_000_600, "endpoints circuit", "20261101000600_endpoints_circuit.sql"),
         migration!(20_261_101_000_700, "deliveries again", "20261101000700_deliveries_again.sql"),
         migration!(20_261_101_000_800, "history retention", "20261101000800_history_retention.sql"),
+        migration!(20_261_101_000_900, "rate windows create", "20261101000900_rate_windows_create.sql"),
+        migration!(20_261_101_001_000, "notifications index", "20261101001000_notifications_index.sql"),
+        migration!(20_261_101_001_100, "target profiles create", "20261101001100_target_profiles_create.sql"),
+        migration!(20_261_101_001_200, "contacts former", "20261101001200_contacts_former.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)

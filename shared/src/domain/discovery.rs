@@ -31,6 +31,38 @@ text_enum! {
     }
 }
 
+text_enum! {
+    /// A place to look for contacts: its name in `by_source` and in a contact's `source`.
+    SourceName {
+        /// The directory of venues that was loaded into the database.
+        Places = "places",
+    }
+}
+
+/// A place to look for contacts, as people see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Source {
+    /// Its name in `by_source` and in a contact's `source`.
+    pub name: SourceName,
+    /// Whether this release can search it.
+    pub available: bool,
+    /// Whether it needs a key of one's own.
+    pub requires_key: bool,
+    /// Under which terms its data may be used.
+    pub licence: &'static str,
+    /// Whom to name when its data is shown.
+    pub attribution: &'static str,
+}
+
+/// All sources, in the order in which they are searched.
+pub const SOURCES: [Source; 1] = [Source {
+    name: SourceName::Places,
+    available: true,
+    requires_key: false,
+    licence: "CC0-1.0",
+    attribution: "A generated, fictional directory of venues",
+}];
+
 /// What to look for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Criteria {
@@ -106,9 +138,9 @@ pub struct DiscoveryJob {
     pub status: DiscoveryStatus,
     /// The campaign that gets what it finds.
     pub campaign_id: Option<Uuid>,
-    /// What it looks for.
+    /// What it looks for: each is a search of its own.
     #[serde(skip)]
-    pub criteria: Json<Criteria>,
+    pub criteria: Json<Vec<Criteria>>,
     /// How many contacts the sources returned, each address counted once.
     pub found: i32,
     /// How many of them were not known.

@@ -16,10 +16,13 @@ pub mod enrolment;
 pub mod erasure;
 pub mod field;
 pub mod message;
+pub mod patch;
+pub mod preflight;
 pub mod replay;
 pub mod reply;
 pub mod schedule;
 pub mod send_window;
+pub mod target_profile;
 pub mod template;
 mod text_enum;
 

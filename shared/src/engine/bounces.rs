@@ -6,7 +6,9 @@ use super::{EngineError, sequence};
 use crate::{
     Tx,
     db::{
-        self, outbox,
+        self,
+        notifications::{self, NotificationType, Resource, ResourceType},
+        outbox,
         suppressions::{SuppressionKind, SuppressionReason},
     },
     domain::{
@@ -35,26 +37,42 @@ pub(super) async fn record(
         db::messages::record_refused(tx, account_id, message.id, MessageStatus::Bounced, error).await?;
     let event = NewEvent::new(account_id, EventType::MessageBounced, message.id, bounced.public());
     outbox::append(tx, &[event]).await?;
+    let resource = Resource { kind: ResourceType::Message, id: message.id };
+    notifications::tell_of_campaign(
+        tx,
+        account_id,
+        message.campaign_id,
+        NotificationType::MessageBounced,
+        resource,
+    )
+    .await?;
     if let Some(enrolment) = enrolment {
         sequence::stop(tx, account_id, &[enrolment], StopReason::Bounced).await?;
     }
     if about_address && message.channel == Channel::Email {
-        suppress(tx, account_id, message.contact_id, SuppressionReason::Bounced).await?;
+        let recipient = db::messages::find_recipient(tx, account_id, message.id).await?;
+        suppress(tx, account_id, message.contact_id, recipient.as_deref(), SuppressionReason::Bounced)
+            .await?;
     }
     Ok(bounced)
 }
 
-/// Never writes to a contact's address again. Raises contact.updated unless the contact's status says so already; one
+/// Never writes to an address of a contact again: the one that is given, or the one it has. One that it has no more says
+/// nothing of the contact's status. Raises contact.updated unless the contact's status says so already; one
 /// that asked to stop stays `unsubscribed` when it bounces too.
 pub(super) async fn suppress(
     tx: &mut Tx,
     account_id: Uuid,
     contact_id: Uuid,
+    address: Option<&str>,
     reason: SuppressionReason,
 ) -> Result<(), EngineError> {
     let Some(contact) = db::contacts::lock(tx, account_id, contact_id).await? else { return Ok(()) };
-    if let Some(email) = &contact.email {
+    if let Some(email) = address.or(contact.email.as_deref()) {
         db::suppressions::insert(tx, account_id, SuppressionKind::Email, email, reason).await?;
+    }
+    if address.is_some_and(|address| contact.email.as_deref() != Some(address)) {
+        return Ok(());
     }
     let status = match reason {
         SuppressionReason::Bounced if contact.status == ContactStatus::Unsubscribed => return Ok(()),

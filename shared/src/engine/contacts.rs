@@ -10,7 +10,7 @@ use crate::{
     db::{self, contacts::Names, outbox},
     domain::{
         changes,
-        contact::{Contact, Identity, Merge, NewContact},
+        contact::{Contact, ContactPatch, ContactStatus, Identity, Merge, NewContact},
         enrolment::StopReason,
     },
     events::{EventType, NewEvent},
@@ -58,6 +58,36 @@ pub async fn upsert_many(
         enrolments::add_to_campaign(tx, &campaign, &ids).await?;
     }
     Ok(upserted)
+}
+
+/// Changes a contact and raises contact.updated, if it changes anything. An address that another contact has, be that one
+/// deleted, is a conflict.
+pub async fn update(
+    tx: &mut Tx,
+    account_id: Uuid,
+    id: Uuid,
+    patch: &ContactPatch,
+) -> Result<Contact, EngineError> {
+    EngineError::check(patch.check())?;
+    let before = db::contacts::lock(tx, account_id, id).await?;
+    let before = before.filter(|known| known.deleted_at.is_none()).ok_or(EngineError::ContactNotFound)?;
+    let after = patch.apply(&before).map_err(EngineError::Invalid)?;
+    if after == before {
+        return Ok(before);
+    }
+    let saved = db::contacts::update_many(tx, account_id, &[&after]).await.map_err(|error| match &error {
+        sqlx::Error::Database(cause) if cause.constraint() == Some("contacts_by_email") => {
+            EngineError::Conflict("another contact has this email address".into())
+        }
+        _ => error.into(),
+    })?;
+    let mut saved = saved.into_iter().next().ok_or(EngineError::ContactNotFound)?;
+    if saved.status == ContactStatus::Bounced && saved.email.is_some() && saved.email != before.email {
+        // That the old address bounced says nothing of the new one.
+        saved = db::contacts::record_status(tx, account_id, id, ContactStatus::Active).await?;
+    }
+    outbox::append(tx, &event_of(&before, &saved).into_iter().collect::<Vec<_>>()).await?;
+    Ok(saved)
 }
 
 /// Soft-deletes contacts: their passages stop, what these have not sent is cancelled. Ids of contacts that do not exist

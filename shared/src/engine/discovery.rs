@@ -40,7 +40,20 @@ pub async fn start_job(
     criteria: &Criteria,
     priority: i16,
 ) -> Result<DiscoveryJob, EngineError> {
-    EngineError::check(criteria.validate())?;
+    start_searches(tx, account_id, campaign_id, std::slice::from_ref(criteria), priority).await
+}
+
+/// The same for many searches in one job, each for itself; together they find as many contacts as the largest asks for.
+pub(super) async fn start_searches(
+    tx: &mut Tx,
+    account_id: Uuid,
+    campaign_id: Option<Uuid>,
+    criteria: &[Criteria],
+    priority: i16,
+) -> Result<DiscoveryJob, EngineError> {
+    for criteria in criteria {
+        EngineError::check(criteria.validate())?;
+    }
     if let Some(id) = campaign_id {
         // Shared, so that the campaign does not complete before it can see the search.
         let campaign =
@@ -83,7 +96,8 @@ pub async fn finish_job(
         Some(campaign_id) => db::campaigns::lock_shared(tx, account_id, campaign_id).await?,
         None => None,
     };
-    let wanted = usize::try_from(job.criteria.max_results).unwrap_or_default().min(contacts::ROWS_MAX);
+    let wanted = job.criteria.iter().map(|criteria| criteria.max_results).max().unwrap_or_default();
+    let wanted = usize::try_from(wanted).unwrap_or_default().min(contacts::ROWS_MAX);
     let mut tally = Tally::default();
     let mut rows = distinct(found, wanted, &mut tally);
     let emails: Vec<String> = rows.iter().filter_map(|row| row.email.clone()).collect();
@@ -105,6 +119,7 @@ pub async fn finish_job(
     let job = db::discovery_jobs::record_completed(tx, account_id, job_id, &tally).await?;
     let event = NewEvent::new(account_id, EventType::DiscoveryCompleted, job.id, job.public());
     outbox::append(tx, &[event]).await?;
+    db::notifications::tell_discovered(tx, &job).await?;
     Ok(job)
 }
 
@@ -123,6 +138,7 @@ pub async fn fail_job(
     };
     let event = NewEvent::new(account_id, EventType::DiscoveryFailed, job.id, job.public());
     outbox::append(tx, &[event]).await?;
+    db::notifications::tell_discovered(tx, &job).await?;
     Ok(job)
 }
 

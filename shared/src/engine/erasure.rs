@@ -40,7 +40,7 @@ pub async fn erase_many(tx: &mut Tx, account_id: Uuid, ids: &[Uuid]) -> Result<V
     sequence::stop(tx, account_id, &enrolments, StopReason::ContactDeleted).await?;
     erasure::erase_texts(tx, account_id, ids).await?;
     let known = erasure::lock_known(tx, account_id, ids).await?;
-    let emails: Vec<&str> = known.iter().filter_map(|contact| contact.email.as_deref()).collect();
+    let emails: Vec<&str> = known.iter().flat_map(erasure::Known::emails).collect();
     erasure::erase_unmatched(tx, account_id, &emails).await?;
     erasure::suppress_hashed(tx, account_id, &known).await?;
     let emptied = db::contacts::erase_many(tx, account_id, ids).await?;

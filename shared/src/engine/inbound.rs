@@ -14,6 +14,7 @@ use crate::{
         self,
         inbound_emails::{InboundKind, NewInboundEmail},
         messages::NewMessage,
+        notifications::{self, NotificationType, Resource, ResourceType},
         outbox,
         suppressions::SuppressionReason,
     },
@@ -283,8 +284,17 @@ impl Arrival<'_> {
         )
         .await?;
         append_reply(tx, &conversation, message, reading).await?;
+        let (kind, id) = (ResourceType::Conversation, conversation.id);
+        notifications::tell_of_campaign(
+            tx,
+            account_id,
+            conversation.campaign_id,
+            NotificationType::ReplyReceived,
+            Resource { kind, id },
+        )
+        .await?;
         if opted_out {
-            bounces::suppress(tx, account_id, answered.contact_id, SuppressionReason::OptedOut).await?;
+            bounces::suppress(tx, account_id, answered.contact_id, None, SuppressionReason::OptedOut).await?;
         }
         Ok(())
     }

@@ -20,5 +20,6 @@ pub mod mail;
 pub mod messages;
 pub mod sending;
 mod sequence;
+pub mod target_profiles;
 
 pub use error::EngineError;

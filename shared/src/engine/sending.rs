@@ -310,6 +310,7 @@ pub async fn mark_sending(
     clock: &Clock,
     account_id: Uuid,
     message_id: Uuid,
+    to: &str,
 ) -> Result<Marked, EngineError> {
     let Some(row) = db::messages::find_to_mark(tx, account_id, message_id).await? else {
         return Ok(Marked::No);
@@ -328,7 +329,7 @@ pub async fn mark_sending(
         },
         None => None,
     };
-    if !db::messages::record_sending(tx, account_id, message_id, order).await? {
+    if !db::messages::record_sending(tx, account_id, message_id, order, to).await? {
         return Ok(Marked::No);
     }
     // A pause does not lock the enrolment. If the mark waited for one, its statement still saw the campaign as it was

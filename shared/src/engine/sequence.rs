@@ -1,6 +1,6 @@
 //! What follows a step, and what a stop takes along.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use queue::{NewJob, RunAt};
 use uuid::Uuid;
@@ -69,9 +69,15 @@ pub(super) async fn stop(
     let stopped = db::enrolments::record_stopped(tx, account_id, &ids, &vec![reason; ids.len()]).await?;
     let blocked = (reason == StopReason::Suppressed).then_some(BlockedReason::Suppressed);
     db::messages::cancel_of_enrolments(tx, account_id, &stopped, blocked).await?;
-    for enrolment in enrolments.iter().filter(|enrolment| stopped.contains(&enrolment.id)) {
-        let group = enrolment_group(enrolment.campaign_id, enrolment.id);
-        let (_, wake) = queue::groups::cancel(tx, &group).await?;
+    let stopped: HashSet<Uuid> = stopped.into_iter().collect();
+    let groups: Vec<String> = enrolments
+        .iter()
+        .filter(|enrolment| stopped.contains(&enrolment.id))
+        .map(|enrolment| enrolment_group(enrolment.campaign_id, enrolment.id))
+        .collect();
+    if !groups.is_empty() {
+        let prefixes: Vec<&str> = groups.iter().map(String::as_str).collect();
+        let (_, wake) = queue::groups::cancel_many(tx, &prefixes).await?;
         tx.wake(wake);
     }
     Ok(())

@@ -230,7 +230,7 @@ impl Samples {
             id: new_id(),
             status,
             campaign_id: None,
-            criteria: Json(criteria),
+            criteria: Json(vec![criteria]),
             found: amount,
             new: amount,
             duplicates: 0,

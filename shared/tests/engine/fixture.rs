@@ -5,7 +5,11 @@ use std::time::Duration;
 use serde_json::Value;
 use shared::{
     Clock, Database, Tx,
-    db::{self, campaigns, channel_accounts, messages},
+    db::{
+        self, campaigns, channel_accounts, messages,
+        notifications::{self, NotificationType, Resource},
+        page::Page,
+    },
     domain::{
         Channel,
         campaign::{Campaign, CampaignPatch, CampaignStatus, NewCampaign, Progress},
@@ -162,8 +166,16 @@ impl Fixture {
 
     pub async fn mark(&self, message_id: Uuid) -> Marked {
         let mut tx = self.tx().await;
-        let marked =
-            engine::sending::mark_sending(&mut tx, &self.clock, self.account_id, message_id).await.unwrap();
+        let to: String = sqlx::query_scalar(
+            "select coalesce(c.email, '') from messages m join contacts c on c.account_id = m.account_id and c.id = m.contact_id
+             where m.id = $1",
+        )
+        .bind(message_id)
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+        let marked = engine::sending::mark_sending(&mut tx, &self.clock, self.account_id, message_id, &to);
+        let marked = marked.await.unwrap();
         match marked {
             Marked::Yes { .. } => tx.commit().await.unwrap(),
             Marked::No => tx.rollback().await.unwrap(),
@@ -209,6 +221,13 @@ impl Fixture {
                 .await
                 .unwrap();
         bodies.iter().map(|body| serde_json::from_str::<Value>(body).unwrap()["data"].take()).collect()
+    }
+
+    /// What the account was told of, the newest first.
+    pub async fn told(&self) -> Vec<(NotificationType, Resource)> {
+        let mut conn = self.conn().await;
+        let listed = notifications::list(&mut conn, self.account_id, None, Page::first(100)).await.unwrap();
+        listed.rows.into_iter().map(|told| (told.kind, told.resource.0)).collect()
     }
 
     /// The jobs of a queue that wait, oldest first.

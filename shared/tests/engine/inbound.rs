@@ -1,6 +1,11 @@
 use serde_json::json;
 use shared::{
-    db::{self, page::Page},
+    db::{
+        self,
+        notifications::{NotificationType, Resource, ResourceType},
+        page::Page,
+        suppressions::SuppressionFilter,
+    },
     domain::{
         Channel,
         contact::ContactStatus,
@@ -57,6 +62,8 @@ async fn a_reply_stops_the_sequence_in_the_same_transaction() {
     assert_eq!(events, [expected]);
     assert_eq!(fixture.progress(campaign_id).await.replied, 1);
     assert_eq!(fixture.contact("a@x.example").await.status, ContactStatus::Active);
+    let resource = Resource { kind: ResourceType::Conversation, id: conversation.id };
+    assert_eq!(fixture.told().await, [(NotificationType::ReplyReceived, resource)]);
 
     // A second answer is shown too, and stops nothing more.
     let raw = answer("a@x.example", "r2@x.example", Some("<r1@x.example>"), "And another thing");
@@ -190,6 +197,49 @@ async fn a_hard_bounce_is_taken_for_the_message_it_returns() {
     assert_eq!(enrolment.stop_reason, Some(StopReason::Bounced));
     assert_eq!(fixture.contact("a@x.example").await.status, ContactStatus::Bounced);
     assert_eq!(fixture.progress(campaign_id).await.bounced, 1);
+    let resource = Resource { kind: ResourceType::Message, id: first };
+    assert_eq!(fixture.told().await, [(NotificationType::MessageBounced, resource)]);
+}
+
+#[tokio::test]
+async fn a_bounce_of_a_former_address_says_nothing_of_the_new_one() {
+    let fixture = Fixture::new().await;
+    let (.., first, rfc_id) = written_to(&fixture).await;
+    let contact = fixture.contact("a@x.example").await;
+    let mut tx = fixture.tx().await;
+    let patch =
+        serde_json::from_value(json!({"email": "new@x.example", "instagram_handle": "old_bell"})).unwrap();
+    engine::contacts::update(&mut tx, fixture.account_id, contact.id, &patch).await.unwrap();
+    tx.commit().await.unwrap();
+    let raw = report("a@x.example", "d1@x.example", &rfc_id, "failed", "5.1.1");
+    assert_eq!(fixture.receive(&raw).await, InboundOutcome::Bounce { message_id: first });
+    assert_eq!(fixture.contact("new@x.example").await.status, ContactStatus::Active);
+    let clear = async || {
+        let mut conn = fixture.conn().await;
+        let filter = SuppressionFilter::default();
+        let listed =
+            db::suppressions::list(&mut conn, fixture.account_id, filter, Page::first(9)).await.unwrap();
+        listed.rows.into_iter().map(|row| row.value).collect::<Vec<_>>()
+    };
+    assert_eq!(clear().await, ["a@x.example"]);
+
+    // The erasure reaches what it was known by before.
+    let raw = answer("a@x.example", "s1@x.example", None, "who is this?");
+    assert_eq!(fixture.receive(&raw).await, InboundOutcome::Unmatched);
+    let mut tx = fixture.tx().await;
+    let patch = serde_json::from_value(json!({"instagram_handle": "new_bell"})).unwrap();
+    engine::contacts::update(&mut tx, fixture.account_id, contact.id, &patch).await.unwrap();
+    engine::erasure::erase_many(&mut tx, fixture.account_id, &[contact.id]).await.unwrap();
+    tx.commit().await.unwrap();
+    let hashed = clear().await;
+    assert_eq!(
+        (hashed.len(), hashed.iter().all(|value| value.starts_with("sha256:"))),
+        (4, true),
+        "{hashed:?}"
+    );
+    let mut conn = fixture.conn().await;
+    let unmatched = db::inbound_emails::count_unmatched(&mut conn, fixture.account_id).await.unwrap();
+    assert_eq!(unmatched, 0);
 }
 
 #[tokio::test]

@@ -117,9 +117,14 @@ async fn a_message_marked_before_the_reply_arrives_after_it_and_is_shown_as_cros
     let fixture = Fixture::new().await;
     let (campaign_id, follow_up, rfc_id) = before_the_follow_up(&fixture).await;
     let mut mark = fixture.tx().await;
-    let marked = engine::sending::mark_sending(&mut mark, &fixture.clock, fixture.account_id, follow_up)
-        .await
-        .unwrap();
+    let marked = engine::sending::mark_sending(
+        &mut mark,
+        &fixture.clock,
+        fixture.account_id,
+        follow_up,
+        "a@x.example",
+    );
+    let marked = marked.await.unwrap();
     assert_eq!(marked, Marked::Yes { order: Some(2) });
 
     let raw = answer("a@x.example", "r1@x.example", Some(&rfc_id), "hello");
@@ -287,11 +292,12 @@ async fn two_marks_do_not_take_the_last_place_under_a_cap() {
     let b = fixture.approved(b.id, 0).await;
     let clock = shared::Clock::system(std::time::Duration::from_secs(3600));
     let mut first = fixture.tx().await;
-    let marked = engine::sending::mark_sending(&mut first, &clock, fixture.account_id, a.id).await.unwrap();
+    let marked = engine::sending::mark_sending(&mut first, &clock, fixture.account_id, a.id, "a@x.example");
+    let marked = marked.await.unwrap();
     assert!(matches!(marked, Marked::Yes { .. }));
     let second = async {
         let mut tx = fixture.tx().await;
-        engine::sending::mark_sending(&mut tx, &clock, fixture.account_id, b.id).await.unwrap()
+        engine::sending::mark_sending(&mut tx, &clock, fixture.account_id, b.id, "b@x.example").await.unwrap()
     };
     let commit = async {
         until_waiting(&fixture, 1).await;

@@ -45,10 +45,14 @@ async fn search_and_store(ctx: &Context, job: &Job, search: &DiscoveryJob) -> Ha
 
 async fn find(ctx: &Context, search: &DiscoveryJob) -> Result<Vec<Found>, BoxDynError> {
     let mut conn = ctx.database.pool().acquire().await?;
-    let found = discovery::search(&mut conn, &search.criteria).await?;
-    let named = found.into_iter().flat_map(|found| {
-        let source = found.source;
-        found.contacts.into_iter().map(move |contact| Found { source: source.to_owned(), contact })
-    });
-    Ok(named.collect())
+    let mut named = Vec::new();
+    for criteria in search.criteria.iter() {
+        for found in discovery::search(&mut conn, criteria).await? {
+            let source = found.source;
+            let of_source =
+                found.contacts.into_iter().map(|contact| Found { source: source.to_owned(), contact });
+            named.extend(of_source);
+        }
+    }
+    Ok(named)
 }

@@ -21,6 +21,8 @@ const BLOCKS: i32 = 8192;
 /// How many rows outside all days one statement deletes, and how many statements a run has for that; the next run goes on.
 const STRAYS: i32 = 10_000;
 const STRAYS_ROUNDS_MAX: i32 = 1000;
+/// How long accounts can read what they were told.
+const NOTIFICATIONS_KEEP: Duration = Duration::from_secs(90 * 86_400);
 
 /// Runs the job.
 pub async fn run(_payload: jobs::MaintainPartitions, job: Job, ctx: Shared) -> Handled {
@@ -41,6 +43,7 @@ pub async fn run(_payload: jobs::MaintainPartitions, job: Job, ctx: Shared) -> H
         drop_days(&ctx, table).await?;
         delete_strays(&ctx, table).await?;
     }
+    delete_notifications(&ctx).await?;
     let mut tx = ctx.database.begin().await?;
     show_strays(&mut tx).await?;
     finish(tx, &job, Outcome::Done).await
@@ -73,6 +76,18 @@ async fn expire_deliveries(ctx: &Shared) -> Result<(), sqlx::Error> {
             let deliveries: i64 = expired.iter().map(|endpoint| endpoint.deliveries).sum();
             metrics::counter!("webhook_deliveries_expired_total").increment(deliveries.unsigned_abs());
             first_block += i64::from(BLOCKS);
+        }
+    }
+    Ok(())
+}
+
+/// Removes notifications that nobody will look at any more.
+async fn delete_notifications(ctx: &Shared) -> Result<(), sqlx::Error> {
+    let mut conn = ctx.database.pool().acquire().await?;
+    for _ in 0..STRAYS_ROUNDS_MAX {
+        let deleted = notifications::delete_old(&mut conn, NOTIFICATIONS_KEEP, i64::from(STRAYS)).await?;
+        if deleted < u64::from(STRAYS.unsigned_abs()) {
+            break;
         }
     }
     Ok(())

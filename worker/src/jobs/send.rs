@@ -162,8 +162,14 @@ enum Mark {
 
 async fn mark(ctx: &Context, job: &Job, outgoing: &Outgoing) -> Result<Mark, EngineError> {
     let mut tx = ctx.database.begin().await?;
-    let marked =
-        engine::sending::mark_sending(&mut tx, &ctx.clock, outgoing.account_id, outgoing.message_id).await?;
+    let marked = engine::sending::mark_sending(
+        &mut tx,
+        &ctx.clock,
+        outgoing.account_id,
+        outgoing.message_id,
+        &outgoing.to,
+    )
+    .await?;
     if let Marked::No = marked {
         tx.rollback().await?;
         return Ok(Mark::Withdrawn(Outcome::snooze(REFUSED_MARK_PAUSE)));

@@ -104,7 +104,7 @@ async fn statuses(pool: &PgPool) -> Vec<(String, bool)> {
 }
 
 const TOLD: &str = "select count(*) from notifications where type = 'webhook.expired'
-    and resource ->> 'id' = (select id::text from endpoints) and body like 'https://hooks.example/a %'";
+    and resource ->> 'id' = (select id::text from endpoints) and body like 'The endpoint at hooks.example did not %'";
 
 #[tokio::test]
 async fn days_go_when_their_time_is_up_and_what_still_waits_is_told() {
@@ -123,6 +123,24 @@ async fn days_go_when_their_time_is_up_and_what_still_waits_is_told() {
     maintain(&mut bench).await;
     assert_eq!(statuses(&pool).await, left);
     assert_eq!(bench.count(TOLD).await, 1);
+}
+
+#[tokio::test]
+async fn notifications_go_after_ninety_days() {
+    let mut bench = Bench::start("smtp://127.0.0.1:1").await;
+    for days in [89, 91] {
+        sqlx::query(
+            "insert into notifications (account_id, id, type, title, body, resource, created_at)
+             select id, gen_random_uuid(), 'discovery.failed', 'told', 'told', '{}', now() - make_interval(days => $1)
+             from accounts",
+        )
+        .bind(days)
+        .execute(bench.database.pool())
+        .await
+        .unwrap();
+    }
+    maintain(&mut bench).await;
+    assert_eq!(bench.count("select count(*) from notifications").await, 1);
 }
 
 #[tokio::test]

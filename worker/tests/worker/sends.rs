@@ -252,8 +252,9 @@ async fn a_run_that_finds_the_mark_does_not_send() {
     let payload = claimed.payload.clone();
     // The process before this one died between its mark and the final answer.
     let mut tx = bench.tx().await;
-    let marked =
-        mark_sending(&mut tx, &bench.ctx.clock, payload.account_id, payload.message_id).await.unwrap();
+    let marked = mark_sending(&mut tx, &bench.ctx.clock, payload.account_id, payload.message_id, CONTACT)
+        .await
+        .unwrap();
     assert!(matches!(marked, Marked::Yes { .. }));
     tx.commit().await.unwrap();
     assert_eq!(bench.send(claimed).await, Outcome::Done);

@@ -119,7 +119,7 @@ async fn what_a_dead_job_left_behind_is_settled_once() {
     let claimed = bench.ready_to_send(CONTACT).await;
     let payload = claimed.payload.clone();
     let mut tx = bench.tx().await;
-    mark_sending(&mut tx, &bench.ctx.clock, payload.account_id, payload.message_id).await.unwrap();
+    mark_sending(&mut tx, &bench.ctx.clock, payload.account_id, payload.message_id, CONTACT).await.unwrap();
     let criteria = Criteria {
         keywords: vec!["jazz".into()],
         venue_types: vec![],

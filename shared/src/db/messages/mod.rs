@@ -63,9 +63,9 @@ pub use decide::{
     cancel_of_campaign, cancel_of_enrolments, lock_approved, record_approved, record_rejected, release_capped,
 };
 pub use sending::{
-    MarkRow, SendRow, cap_wait_ms, find_to_mark, find_to_send, record_arrived, record_arrived_early,
-    record_cancelled, record_mailbox, record_put_back, record_refused, record_sending, record_sent,
-    record_unapproved, record_unknown, record_waiting,
+    MarkRow, SendRow, cap_wait_ms, find_recipient, find_to_mark, find_to_send, record_arrived,
+    record_arrived_early, record_cancelled, record_mailbox, record_put_back, record_refused, record_sending,
+    record_sent, record_unapproved, record_unknown, record_waiting,
 };
 
 /// A message to be written.

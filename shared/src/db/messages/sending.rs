@@ -144,16 +144,17 @@ pub async fn cap_wait_ms(
         .await
 }
 
-/// Marks an approved message as sending, unless meanwhile its campaign no longer sends or its contact is not to be
-/// written to any more. Returns whether it did.
+/// Marks an approved message as sending to an address, unless meanwhile its campaign no longer sends or its contact has
+/// another address or is not to be written to any more. Returns whether it did.
 pub async fn record_sending(
     conn: &mut PgConnection,
     account_id: Uuid,
     id: Uuid,
     order_number: Option<i64>,
+    to: &str,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
-        "update messages m set status = 'sending', sending_at = now(), order_number = $3, blocked_reason = null,
+        "update messages m set status = 'sending', sending_at = now(), order_number = $3, recipient = $4, blocked_reason = null,
             next_attempt_at = null, error = null, updated_at = now()
          where account_id = $1 and id = $2 and status in ('approved', 'scheduled') and channel_account_id is not null
             and exists (select 1 from campaigns a
@@ -161,15 +162,31 @@ pub async fn record_sending(
                     and case when m.enrolment_id is null then a.status <> 'deleted' else a.status = 'active' end)
             and exists (select 1 from contacts c
                 where c.account_id = m.account_id and c.id = m.contact_id and c.deleted_at is null
+                    and $4 in (c.email, c.instagram_handle, c.twitter_user_id, c.twitter_handle)
                     and c.status <> 'unsubscribed' and not is_suppressed(m.account_id, c.email, c.instagram_handle,
                         c.twitter_user_id, c.twitter_handle))",
     )
     .bind(account_id)
     .bind(id)
     .bind(order_number)
+    .bind(to)
     .execute(conn)
     .await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// Where a message was sent to; None if it was not.
+pub async fn find_recipient(
+    conn: &mut PgConnection,
+    account_id: Uuid,
+    id: Uuid,
+) -> Result<Option<String>, sqlx::Error> {
+    let found = sqlx::query_scalar("select recipient from messages where account_id = $1 and id = $2")
+        .bind(account_id)
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.flatten())
 }
 
 /// Gives a locked message that has not left its mailbox, and a Message-ID if it has none; its enrolment is locked. None when
