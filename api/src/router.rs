@@ -21,8 +21,8 @@ use crate::{
     },
     request,
     routes::{
-        campaigns, channels, contact_imports, contacts, conversations, discovery, health, inbound, keys,
-        messages, notifications, suppressions, target_profiles, webhook_deliveries, webhook_events,
+        analytics, campaigns, channels, contact_imports, contacts, conversations, discovery, health, inbound,
+        keys, messages, notifications, suppressions, target_profiles, webhook_deliveries, webhook_events,
         webhook_secrets, webhooks,
     },
 };
@@ -41,6 +41,7 @@ pub fn operations() -> Vec<Operation> {
         conversations(),
         messages(),
         discovery(),
+        analytics(),
         channels(),
         notices(),
         webhooks(),
@@ -170,6 +171,21 @@ fn discovery() -> Vec<Operation> {
         operation!(discovery::jobs, Scope(Read)).mcp(&[]),
         operation!(discovery::get_job, Scope(Read)).errors(&[Code::DiscoveryJobNotFound]),
         operation!(discovery::sources, Scope(Read)).mcp(&["discovery_list_sources"]),
+    ]
+}
+
+fn analytics() -> Vec<Operation> {
+    vec![
+        operation!(analytics::overview, Scope(Read)),
+        operation!(analytics::campaign, Scope(Read))
+            .errors(&[Code::CampaignNotFound])
+            .cli(&["analytics campaigns"])
+            .mcp(&["analytics_campaigns"]),
+        operation!(analytics::performance, Scope(Read)).errors(&[Code::CampaignNotFound]),
+        operation!(analytics::response_time, Scope(Read)).errors(&[Code::CampaignNotFound]),
+        operation!(analytics::contact_types, Scope(Read)).errors(&[Code::CampaignNotFound]),
+        operation!(analytics::summary, Scope(Read)).mcp(&[]),
+        operation!(conversations::engagement, Scope(Read)),
     ]
 }
 

@@ -176,8 +176,9 @@ pub async fn preflight(
     let mut conn = app.connection().await?;
     let campaign = db::find(&mut conn, account_id, id).await?;
     let campaign = campaign.ok_or_else(|| ApiError::new(Code::CampaignNotFound))?;
-    let reach = enrolments::count_reach(&mut conn, account_id, id, &campaign.outreach_channels).await?;
     let accounts = channel_accounts::list(&mut conn, account_id).await?;
+    let channels = Preflight::channels(&campaign, &accounts);
+    let reach = enrolments::count_reach(&mut conn, account_id, id, &channels).await?;
     Ok(Data::ok(Preflight::of(&campaign, reach, &accounts)))
 }
 

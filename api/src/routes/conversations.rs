@@ -4,12 +4,13 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use shared::{
     db::{
-        contacts, conversations as db,
+        analytics, contacts, conversations as db,
         inbound_emails::{self, UnmatchedEmail},
         messages,
     },
     domain::{
         Channel,
+        analytics::Engagement,
         contact::Contact,
         conversation::{Conversation, ConversationStatus},
         message::Message,
@@ -163,6 +164,31 @@ pub async fn mark_read(
     let mut conn = app.connection().await?;
     let conversation = db::record_read(&mut conn, caller.account_id, id).await?;
     conversation.map(Data::ok).ok_or_else(|| ApiError::new(Code::ConversationNotFound))
+}
+
+/// Which conversations to count.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct EngagementParams {
+    /// Only those of this campaign.
+    campaign_id: Option<Uuid>,
+}
+
+/// Show how contacts take part
+///
+/// Conversations in numbers: how many there are, in how many the contact has written, and which wait for an answer.
+#[utoipa::path(
+    get, path = "/conversations/engagement", params(EngagementParams),
+    responses((status = 200, body = Data<Engagement>))
+)]
+pub async fn engagement(
+    State(app): State<App>,
+    caller: Caller,
+    Query { filter: EngagementParams { campaign_id }, .. }: Query<EngagementParams>,
+) -> Result<Data<Engagement>, ApiError> {
+    let mut conn = app.connection().await?;
+    let counts = analytics::count_conversations(&mut conn, caller.account_id, campaign_id).await?;
+    Ok(Data::ok(counts.into()))
 }
 
 /// List mail that matched no conversation

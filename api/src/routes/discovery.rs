@@ -10,6 +10,7 @@ use shared::{
     domain::{
         contact::Contact,
         discovery::{Criteria, DiscoveryJob, DiscoveryStatus, SOURCES, Source},
+        field::Checks,
     },
     engine::{discovery as engine, target_profiles},
 };
@@ -186,10 +187,14 @@ pub async fn search_campaign(
     caller: Caller,
     Body(CampaignSearch { campaign_id, max_results }): Body<CampaignSearch>,
 ) -> Result<Data<DiscoveryJob>, ApiError> {
+    let mut checks = Checks::new();
+    let in_bounds = max_results.is_none_or(|most| (1..=1000).contains(&most));
+    checks.require(in_bounds, "max_results", "must be between 1 and 1000");
+    ApiError::unless_empty(checks.finish())?;
     let mut tx = app.database.begin().await?;
     let job =
         target_profiles::search(&mut tx, caller.account_id, campaign_id, max_results, TOP_PRIORITY).await?;
-    let metadata = json!({"campaign_id": campaign_id, "criteria": job.criteria});
+    let metadata = json!({"campaign_id": campaign_id, "searches": job.criteria.len()});
     caller.audit(&mut tx, "discover_campaign_contacts", "discovery_job", Some(job.id), metadata).await?;
     tx.commit().await?;
     Ok(Data::ok(job))

@@ -1,5 +1,6 @@
 //! The handlers: one file per resource, one function per operation.
 
+pub mod analytics;
 mod campaign_bodies;
 pub mod campaigns;
 pub mod channels;

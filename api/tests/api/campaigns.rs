@@ -257,5 +257,13 @@ async fn what_would_stop_a_campaign_is_told_before() {
         let (ready, codes) = codes().await;
         assert_eq!((ready, codes[0].as_str()), (false, code));
     }
+    sqlx::query("update channel_accounts set status = 'connected'")
+        .execute(app.database.pool())
+        .await
+        .unwrap();
+    let never = json!({"kind": "domain", "values": ["example.com"]});
+    created(app.post("/suppressions", never).await);
+    let (ready, codes) = codes().await;
+    assert_eq!((ready, codes[0].as_str()), (false, "nobody_reachable"));
     failed(app.get("/campaigns/nobody/preflight").await, 404, "CAMP_001");
 }

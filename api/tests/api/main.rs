@@ -1,6 +1,7 @@
 //! The API as its clients see it: the real router on a real socket over a real PostgreSQL, one of each per test.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod analytics;
 mod answers;
 mod app;
 mod campaigns;

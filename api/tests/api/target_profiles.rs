@@ -19,8 +19,12 @@ async fn a_campaign_is_searched_for_by_its_profiles() {
     let path = format!("/campaigns/{}/target-profiles", campaign["id"].as_str().unwrap());
     let search = json!({"campaign_id": campaign["id"], "max_results": 7});
     // Neither a profile nor anything of its own says what to look for.
-    let named = failed(app.post("/discovery/search-campaign", search.clone()).await, 422, "SERVER_005");
-    assert_eq!(named, ["keywords"]);
+    failed(app.post("/discovery/search-campaign", search.clone()).await, 409, "SERVER_016");
+    let none = json!({"campaign_id": campaign["id"], "max_results": 0});
+    assert_eq!(
+        failed(app.post("/discovery/search-campaign", none).await, 422, "SERVER_005"),
+        ["max_results"]
+    );
 
     let bars = json!({"name": "bars", "venue_types": ["bar"], "titles": ["owner"], "notes": "no chains"});
     let (status, body) = app.post(&path, bars).await;

@@ -312,7 +312,12 @@ pub async fn update_many(
                     case when c.instagram_handle is distinct from t.instagram_handle then 'instagram:' || c.instagram_handle end,
                     case when c.twitter_handle is distinct from t.twitter_handle then 'twitter:' || c.twitter_handle end,
                     case when c.twitter_user_id is distinct from t.twitter_user_id then 'twitter:' || c.twitter_user_id end
-                ]) as name where name is not null order by name)
+                ])
+                    as name
+                where name is not null and name not in (coalesce('email:' || t.email, ''),
+                    coalesce('instagram:' || t.instagram_handle, ''), coalesce('twitter:' || t.twitter_handle, ''),
+                    coalesce('twitter:' || t.twitter_user_id, ''))
+                order by name)
          from ",
         json_rows!(),
         " where c.account_id = $1 and c.id = t.id returning ",

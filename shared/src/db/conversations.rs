@@ -133,7 +133,8 @@ pub async fn count(
     .await
 }
 
-/// The latest conversation that a mailbox has with an address; with any contact of that address, deleted ones too.
+/// The latest conversation that a mailbox has with an address: with any contact of that address, deleted ones too, or one that
+/// was written to there.
 pub async fn find_by_sender(
     conn: &mut PgConnection,
     account_id: Uuid,
@@ -145,7 +146,11 @@ pub async fn find_by_sender(
         columns!(),
         " from conversations v
          where account_id = $1
-            and contact_id in (select id from contacts where account_id = $1 and email = $3)
+            and id in (
+                select c.id from conversations c
+                where c.account_id = $1 and c.contact_id in (select id from contacts where account_id = $1 and email = $3)
+                union
+                select conversation_id from messages where account_id = $1 and recipient = $3)
             and exists (select 1 from messages m
                 where m.account_id = v.account_id and m.conversation_id = v.id and m.channel_account_id = $2
                     and m.sending_at is not null)

@@ -158,14 +158,31 @@ pub async fn count_reach(
     channels: &[Channel],
 ) -> Result<Reach, sqlx::Error> {
     sqlx::query_as(
-        "select count(*) as contacts,
-            count(*) filter (where not ('email' = any ($3) and c.email is not null
-                or 'instagram' = any ($3) and c.instagram_handle is not null
-                or 'twitter' = any ($3) and coalesce(c.twitter_user_id, c.twitter_handle) is not null)) as unreachable,
-            count(*) filter (where c.status = 'unsubscribed' or is_suppressed(c.account_id, c.email, c.instagram_handle,
-                c.twitter_user_id, c.twitter_handle)) as suppressed
-         from enrolments e join contacts c on c.account_id = e.account_id and c.id = e.contact_id
-         where e.account_id = $1 and e.campaign_id = $2 and c.deleted_at is null",
+        // What is suppressed is found by one join, not asked for each contact.
+        "with enrolled as materialized (
+            select c.id, c.email, c.instagram_handle, c.twitter_user_id, c.twitter_handle, c.status,
+                'email' = any ($3) and c.email is not null
+                    or 'instagram' = any ($3) and c.instagram_handle is not null
+                    or 'twitter' = any ($3) and coalesce(c.twitter_user_id, c.twitter_handle) is not null as reachable
+            from enrolments e join contacts c on c.account_id = e.account_id and c.id = e.contact_id
+            where e.account_id = $1 and e.campaign_id = $2 and c.deleted_at is null
+        ), names as (
+            select e.id, n.kind, n.value
+            from enrolled e cross join lateral (values ('email', e.email), ('domain', split_part(e.email, '@', 2)),
+                ('instagram', e.instagram_handle), ('twitter', e.twitter_user_id), ('twitter', e.twitter_handle)) n(kind, value)
+            where n.value is not null and exists (select from suppressions s where s.account_id = $1)
+        ), suppressed as materialized (
+            select n.id from names n join suppressions s on s.account_id = $1 and s.kind = n.kind and s.value = n.value
+            union
+            select n.id from names n
+            join suppressions s on s.account_id = $1 and s.kind = n.kind and s.value = suppression_hash($1, n.value)
+        ), judged as (
+            select e.reachable, e.status = 'unsubscribed' or s.id is not null as silent
+            from enrolled e left join suppressed s on s.id = e.id
+        )
+        select count(*) as contacts, count(*) filter (where not reachable) as unreachable,
+            count(*) filter (where silent) as suppressed, count(*) filter (where reachable and not silent) as writable
+        from judged",
     )
     .bind(account_id)
     .bind(campaign_id)

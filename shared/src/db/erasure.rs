@@ -65,7 +65,19 @@ pub async fn lock_known(
     contact_ids: &[Uuid],
 ) -> Result<Vec<Known>, sqlx::Error> {
     sqlx::query_as(
-        "select id, email, instagram_handle, twitter_handle, twitter_user_id, former from contacts
+        // What another contact has by now is that one's.
+        "select id, email, instagram_handle, twitter_handle, twitter_user_id,
+            array(select name from unnest(former) name where not case split_part(name, ':', 1)
+                when 'email' then exists (select from contacts o
+                    where o.account_id = contacts.account_id and o.email = substr(name, 7) and o.id <> contacts.id)
+                when 'instagram' then exists (select from contacts o
+                    where o.account_id = contacts.account_id and o.instagram_handle = substr(name, 11) and o.id <> contacts.id)
+                else exists (select from contacts o
+                    where o.account_id = contacts.account_id and o.twitter_handle = substr(name, 9) and o.id <> contacts.id)
+                    or exists (select from contacts o
+                    where o.account_id = contacts.account_id and o.twitter_user_id = substr(name, 9) and o.id <> contacts.id)
+                end) as former
+         from contacts
          where account_id = $1 and id = any ($2) and erased_at is null
          order by id for no key update",
     )

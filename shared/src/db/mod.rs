@@ -14,6 +14,7 @@ use sqlx::{
 };
 
 pub mod accounts;
+pub mod analytics;
 pub mod api_keys;
 pub mod attempts;
 pub mod audit;
@@ -197,6 +198,7 @@ fn migrator() -> Migrator {
         migration!(20_261_101_001_000, "notifications index", "20261101001000_notifications_index.sql"),
         migration!(20_261_101_001_100, "target profiles create", "20261101001100_target_profiles_create.sql"),
         migration!(20_261_101_001_200, "contacts former", "20261101001200_contacts_former.sql"),
+        migration!(20_261_101_001_300, "analytics index", "20261101001300_analytics_index.sql"),
     ]);
     migrations.sort_by_key(|migration| migration.version);
     Migrator::with_migrations(migrations)

@@ -1,6 +1,7 @@
 //! What words mean and which changes are allowed. Pure: no database, no network, no clock but the one handed in.
 
 pub mod address;
+pub mod analytics;
 pub mod campaign;
 pub mod changes;
 pub mod channel;

@@ -15,11 +15,13 @@ text_enum! {
     FindingCode {
         /// There is nobody to write to, and nothing says whom to look for.
         NoContacts = "no_contacts",
+        /// None of its contacts can be written to, and nothing says whom else to look for.
+        NobodyReachable = "nobody_reachable",
         /// None of the campaign's channels has a connected account.
         NoAccount = "no_account",
         /// The accounts of the campaign's channels are paused.
         AccountPaused = "account_paused",
-        /// Contacts without an address on a channel of the campaign.
+        /// Contacts without an address on a channel of the campaign that has an account.
         Unreachable = "unreachable",
         /// Contacts that are never to be written to.
         Suppressed = "suppressed",
@@ -65,6 +67,8 @@ pub struct Reach {
     pub unreachable: i64,
     /// Those that are never to be written to.
     pub suppressed: i64,
+    /// Those that are neither.
+    pub writable: i64,
 }
 
 /// What a look at a campaign found.
@@ -81,6 +85,16 @@ pub struct Preflight {
 }
 
 impl Preflight {
+    /// The channels of a campaign that can be used: those with an account, be it paused.
+    pub fn channels(campaign: &Campaign, accounts: &[ChannelAccount]) -> Vec<Channel> {
+        let usable = |channel: &Channel| {
+            accounts.iter().any(|account| {
+                account.channel == *channel && account.status != ChannelAccountStatus::Disconnected
+            })
+        };
+        campaign.outreach_channels.iter().copied().filter(usable).collect()
+    }
+
     /// Judges a campaign by its contacts and the account's mailboxes and profiles.
     pub fn of(campaign: &Campaign, reach: Reach, accounts: &[ChannelAccount]) -> Self {
         let mut findings = Vec::new();
@@ -96,7 +110,7 @@ impl Preflight {
         };
         let (connected, paused) =
             (status_of(ChannelAccountStatus::Connected), status_of(ChannelAccountStatus::Paused));
-        let discovers = campaign.has_criteria();
+        let discovers = campaign.has_criteria() && reach.contacts < i64::from(campaign.max_results);
         found(
             reach.contacts == 0 && !discovers,
             FindingCode::NoContacts,
@@ -119,10 +133,17 @@ impl Preflight {
             None,
         );
         found(
+            (connected || paused) && reach.contacts > 0 && reach.writable == 0 && !discovers,
+            FindingCode::NobodyReachable,
+            Severity::Stops,
+            "None of the campaign's contacts can be written to.",
+            None,
+        );
+        found(
             reach.unreachable > 0,
             FindingCode::Unreachable,
             Severity::Spoils,
-            "Some contacts have no address on the campaign's channels.",
+            "Some contacts have no address on a channel that the campaign can use.",
             Some(reach.unreachable),
         );
         found(

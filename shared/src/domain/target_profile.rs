@@ -78,7 +78,9 @@ impl NewTargetProfile {
         {
             checks.texts(field, words.as_deref().unwrap_or_default(), WORDS_MAX, WORD_CHARS_MAX);
         }
-        checks.optional_text("location", self.location.as_deref(), LINE_CHARS_MAX);
+        if let Some(location) = &self.location {
+            checks.text("location", location, 1, LINE_CHARS_MAX);
+        }
         checks.optional_text("notes", self.notes.as_deref(), NOTES_CHARS_MAX);
         checks.require(
             (1.0..=100.0).contains(&self.radius_miles()),

@@ -20,14 +20,14 @@ use crate::{
     events::{EventType, NewEvent},
 };
 
-/// Records that a locked message came back for good; `about_address` when that says the address is no good, so that it is
+/// Records that a locked message came back for good; `bad_address` if that says that this address is no good, so that it is
 /// never written to again. A message whose fate is known already stays as it is.
 pub(super) async fn record(
     tx: &mut Tx,
     message: &Message,
     enrolment: Option<Enrolment>,
     error: &str,
-    about_address: bool,
+    bad_address: Option<&str>,
 ) -> Result<Message, EngineError> {
     if !message.status.may_become(MessageStatus::Bounced) {
         return Ok(message.clone());
@@ -49,10 +49,8 @@ pub(super) async fn record(
     if let Some(enrolment) = enrolment {
         sequence::stop(tx, account_id, &[enrolment], StopReason::Bounced).await?;
     }
-    if about_address && message.channel == Channel::Email {
-        let recipient = db::messages::find_recipient(tx, account_id, message.id).await?;
-        suppress(tx, account_id, message.contact_id, recipient.as_deref(), SuppressionReason::Bounced)
-            .await?;
+    if bad_address.is_some() && message.channel == Channel::Email {
+        suppress(tx, account_id, message.contact_id, bad_address, SuppressionReason::Bounced).await?;
     }
     Ok(bounced)
 }

@@ -16,7 +16,7 @@ use crate::{
         messages::NewMessage,
         notifications::{self, NotificationType, Resource, ResourceType},
         outbox,
-        suppressions::SuppressionReason,
+        suppressions::{SuppressionKind, SuppressionReason},
     },
     domain::{
         Channel,
@@ -294,7 +294,25 @@ impl Arrival<'_> {
         )
         .await?;
         if opted_out {
-            bounces::suppress(tx, account_id, answered.contact_id, None, SuppressionReason::OptedOut).await?;
+            self.suppress_answered(tx, answered.contact_id, target).await?;
+        }
+        Ok(())
+    }
+
+    /// Never writes again to a contact that asked to stop, nor to where the message went that it answers: the contact may have
+    /// another address by now.
+    async fn suppress_answered(
+        &self,
+        tx: &mut Tx,
+        contact_id: Uuid,
+        target: Option<Uuid>,
+    ) -> Result<(), EngineError> {
+        let account_id = self.account_id();
+        bounces::suppress(tx, account_id, contact_id, None, SuppressionReason::OptedOut).await?;
+        let Some(target) = target else { return Ok(()) };
+        if let Some(recipient) = db::messages::find_recipient(tx, account_id, target).await? {
+            let (kind, reason) = (SuppressionKind::Email, SuppressionReason::OptedOut);
+            db::suppressions::insert(tx, account_id, kind, &recipient, reason).await?;
         }
         Ok(())
     }
@@ -315,8 +333,9 @@ impl Arrival<'_> {
             Fate::Failed => {
                 let locked = db::messages::lock_many(tx, account_id, &[message.id]).await?.pop();
                 let locked = locked.ok_or(EngineError::MessageNotFound)?;
-                bounces::record(tx, &locked, enrolment, &report.diagnostic, report.is_about_address())
-                    .await?;
+                let recipient = db::messages::find_recipient(tx, account_id, message.id).await?;
+                let bad = recipient.as_deref().filter(|_| report.is_about_address());
+                bounces::record(tx, &locked, enrolment, &report.diagnostic, bad).await?;
                 Ok(InboundOutcome::Bounce { message_id: message.id })
             }
             Fate::Delivered => {

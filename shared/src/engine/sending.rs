@@ -417,16 +417,18 @@ async fn count_sent(
 }
 
 /// Records that the contact's side refused the message for good: the address is suppressed, the contact `bounced`, the
-/// passage stopped. Raises message.bounced, and contact.updated. Done twice it does nothing more.
+/// passage stopped. `to` is the address that refused it; the contact may have another one by now. Raises message.bounced, and
+/// contact.updated. Done twice it does nothing more.
 pub async fn record_bounced(
     tx: &mut Tx,
     account_id: Uuid,
     message_id: Uuid,
+    to: &str,
     error: &str,
 ) -> Result<Message, EngineError> {
     let enrolment = lock_enrolment(tx, account_id, message_id).await?;
     let message = lock(tx, account_id, message_id).await?;
-    bounces::record(tx, &message, enrolment, &cut(error), true).await
+    bounces::record(tx, &message, enrolment, &cut(error), Some(to)).await
 }
 
 /// Records that the message was refused for good, for a reason that says nothing of the address: the passage stops with

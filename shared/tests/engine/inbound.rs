@@ -8,7 +8,7 @@ use shared::{
     },
     domain::{
         Channel,
-        contact::ContactStatus,
+        contact::{ContactStatus, NewContact},
         conversation::ConversationStatus,
         enrolment::{EnrolmentStatus, StopReason},
         message::{Direction, MessageStatus},
@@ -206,32 +206,41 @@ async fn a_bounce_of_a_former_address_says_nothing_of_the_new_one() {
     let fixture = Fixture::new().await;
     let (.., first, rfc_id) = written_to(&fixture).await;
     let contact = fixture.contact("a@x.example").await;
-    let mut tx = fixture.tx().await;
-    let patch =
-        serde_json::from_value(json!({"email": "new@x.example", "instagram_handle": "old_bell"})).unwrap();
-    engine::contacts::update(&mut tx, fixture.account_id, contact.id, &patch).await.unwrap();
-    tx.commit().await.unwrap();
+    let change = async |body: serde_json::Value| {
+        let mut tx = fixture.tx().await;
+        let patch = serde_json::from_value(body).unwrap();
+        engine::contacts::update(&mut tx, fixture.account_id, contact.id, &patch).await.unwrap();
+        tx.commit().await.unwrap();
+    };
+    change(json!({"email": "mid@x.example", "instagram_handle": "old_bell"})).await;
+    change(json!({"email": "new@x.example"})).await;
     let raw = report("a@x.example", "d1@x.example", &rfc_id, "failed", "5.1.1");
     assert_eq!(fixture.receive(&raw).await, InboundOutcome::Bounce { message_id: first });
     assert_eq!(fixture.contact("new@x.example").await.status, ContactStatus::Active);
-    let clear = async || {
+    let suppressed = async || {
         let mut conn = fixture.conn().await;
         let filter = SuppressionFilter::default();
         let listed =
             db::suppressions::list(&mut conn, fixture.account_id, filter, Page::first(9)).await.unwrap();
         listed.rows.into_iter().map(|row| row.value).collect::<Vec<_>>()
     };
-    assert_eq!(clear().await, ["a@x.example"]);
+    assert_eq!(suppressed().await, ["a@x.example"]);
 
-    // The erasure reaches what it was known by before.
+    // Who answers from where the message went is known; nothing was ever written to the other one.
     let raw = answer("a@x.example", "s1@x.example", None, "who is this?");
+    assert!(matches!(fixture.receive(&raw).await, InboundOutcome::Reply { .. }));
+    let raw = answer("mid@x.example", "s2@x.example", None, "who is this?");
     assert_eq!(fixture.receive(&raw).await, InboundOutcome::Unmatched);
+
+    // The erasure reaches what it was known by before, but for what is another contact's by now.
+    change(json!({"instagram_handle": "new_bell"})).await;
     let mut tx = fixture.tx().await;
-    let patch = serde_json::from_value(json!({"instagram_handle": "new_bell"})).unwrap();
-    engine::contacts::update(&mut tx, fixture.account_id, contact.id, &patch).await.unwrap();
+    let other = NewContact { instagram_handle: Some("old_bell".into()), ..NewContact::default() };
+    engine::contacts::upsert_many(&mut tx, fixture.account_id, &[other], None).await.unwrap();
     engine::erasure::erase_many(&mut tx, fixture.account_id, &[contact.id]).await.unwrap();
     tx.commit().await.unwrap();
-    let hashed = clear().await;
+    let hashed = suppressed().await;
+    // Three addresses and one handle.
     assert_eq!(
         (hashed.len(), hashed.iter().all(|value| value.starts_with("sha256:"))),
         (4, true),
@@ -240,6 +249,24 @@ async fn a_bounce_of_a_former_address_says_nothing_of_the_new_one() {
     let mut conn = fixture.conn().await;
     let unmatched = db::inbound_emails::count_unmatched(&mut conn, fixture.account_id).await.unwrap();
     assert_eq!(unmatched, 0);
+}
+
+#[tokio::test]
+async fn who_asks_to_stop_from_a_former_address_is_not_written_to_there_either() {
+    let fixture = Fixture::new().await;
+    let (.., rfc_id) = written_to(&fixture).await;
+    let contact = fixture.contact("a@x.example").await;
+    let mut tx = fixture.tx().await;
+    let patch = serde_json::from_value(json!({"email": "new@x.example"})).unwrap();
+    engine::contacts::update(&mut tx, fixture.account_id, contact.id, &patch).await.unwrap();
+    tx.commit().await.unwrap();
+    let raw = answer("a@x.example", "r1@x.example", Some(&rfc_id), "Please unsubscribe me");
+    assert!(matches!(fixture.receive(&raw).await, InboundOutcome::Reply { .. }));
+    assert_eq!(fixture.contact("new@x.example").await.status, ContactStatus::Unsubscribed);
+    let mut conn = fixture.conn().await;
+    let emails = ["a@x.example".to_owned(), "b@x.example".to_owned(), "new@x.example".to_owned()];
+    let suppressed = db::contacts::suppressed_emails(&mut conn, fixture.account_id, &emails).await.unwrap();
+    assert_eq!(suppressed, ["a@x.example", "new@x.example"]);
 }
 
 #[tokio::test]

@@ -179,6 +179,7 @@ async fn a_bounce_suppresses_the_address_and_stops_the_passage() {
             &mut tx,
             fixture.account_id,
             message_id,
+            "a@x.example",
             "550 5.1.1 no such user",
         )
         .await

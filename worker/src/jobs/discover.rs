@@ -45,14 +45,44 @@ async fn search_and_store(ctx: &Context, job: &Job, search: &DiscoveryJob) -> Ha
 
 async fn find(ctx: &Context, search: &DiscoveryJob) -> Result<Vec<Found>, BoxDynError> {
     let mut conn = ctx.database.pool().acquire().await?;
-    let mut named = Vec::new();
+    let mut searches = Vec::with_capacity(search.criteria.len());
     for criteria in search.criteria.iter() {
-        for found in discovery::search(&mut conn, criteria).await? {
+        let found = discovery::search(&mut conn, criteria).await?;
+        let named = found.into_iter().flat_map(|found| {
             let source = found.source;
-            let of_source =
-                found.contacts.into_iter().map(|contact| Found { source: source.to_owned(), contact });
-            named.extend(of_source);
-        }
+            found.contacts.into_iter().map(move |contact| Found { source: source.to_owned(), contact })
+        });
+        searches.push(named.collect());
     }
-    Ok(named)
+    Ok(in_turn(searches))
+}
+
+/// The best of each search first, then the second of each: only so many are kept, and none shall have them all.
+fn in_turn(searches: Vec<Vec<Found>>) -> Vec<Found> {
+    let mut searches: Vec<_> = searches.into_iter().map(Vec::into_iter).collect();
+    let mut found = Vec::new();
+    while !searches.is_empty() {
+        searches.retain_mut(|search| search.next().map(|next| found.push(next)).is_some());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::domain::contact::NewContact;
+
+    use super::*;
+
+    #[test]
+    fn searches_have_their_turns() {
+        let named = |name: &str| Found {
+            source: "places".into(),
+            contact: NewContact { company: Some(name.into()), ..NewContact::default() },
+        };
+        let searches = [&["a1", "a2", "a3"][..], &[], &["c1"]];
+        let found =
+            in_turn(searches.iter().map(|names| names.iter().map(|name| named(name)).collect()).collect());
+        let order: Vec<_> = found.iter().filter_map(|found| found.contact.company.as_deref()).collect();
+        assert_eq!(order, ["a1", "c1", "a2", "a3"]);
+    }
 }

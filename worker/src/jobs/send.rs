@@ -262,7 +262,7 @@ async fn write(
             engine::sending::record_unknown(tx, &ctx.clock, account_id, message_id, error).await?;
         }
         Delivered::Refused(Refusal::Bounced { error }) => {
-            engine::sending::record_bounced(tx, account_id, message_id, error).await?;
+            engine::sending::record_bounced(tx, account_id, message_id, &outgoing.to, error).await?;
         }
         Delivered::Refused(Refusal::Failed { error }) => {
             engine::sending::record_failed(tx, account_id, message_id, error).await?;
@@ -287,7 +287,7 @@ async fn refused(ctx: &Context, job: &Job, outgoing: &Outgoing, refusal: Refusal
     let outcome = match refusal {
         Refusal::Bounced { error } => {
             count("bounced");
-            engine::sending::record_bounced(&mut tx, account_id, message_id, &error).await?;
+            engine::sending::record_bounced(&mut tx, account_id, message_id, &outgoing.to, &error).await?;
             Outcome::Done
         }
         Refusal::Failed { error } => {

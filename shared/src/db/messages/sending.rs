@@ -392,7 +392,7 @@ pub async fn record_put_back(
     error: &str,
 ) -> Result<Option<Message>, sqlx::Error> {
     sqlx::query_as(concat!(
-        "update messages set status = $3, error = $4, sending_at = null, delivered_at = null, order_number = null,
+        "update messages set status = $3, error = $4, sending_at = null, recipient = null, delivered_at = null, order_number = null,
             updated_at = now()
          where account_id = $1 and id = $2 and status = 'sending' returning ",
         columns!()
