@@ -48,6 +48,13 @@ pub struct ApiKey {
     pub created_at: DateTime<Utc>,
 }
 
+/// The columns of an [`ApiKey`].
+macro_rules! columns {
+    () => {
+        "id, account_id, name, prefix, scopes, expires_at, last_used_at, created_at"
+    };
+}
+
 /// A key to be made.
 #[derive(Debug, Clone)]
 pub struct NewApiKey<'a> {
@@ -205,12 +212,13 @@ pub async fn list(
     account_id: Uuid,
     page: Page,
 ) -> Result<Rows<ApiKey>, sqlx::Error> {
-    let rows = sqlx::query_as(
-        "select id, account_id, name, prefix, scopes, expires_at, last_used_at, created_at
-         from api_keys
-         where account_id = $1 and revoked_at is null and ($2::uuid is null or id < $2)
-         order by id desc offset $3 limit $4",
-    )
+    let rows = sqlx::query_as(concat!(
+        "select ",
+        columns!(),
+        " from api_keys
+             where account_id = $1 and revoked_at is null and ($2::uuid is null or id < $2)
+             order by id desc offset $3 limit $4"
+    ))
     .bind(account_id)
     .bind(page.after)
     .bind(page.offset)
@@ -257,11 +265,11 @@ async fn insert(
     new: &NewApiKey<'_>,
 ) -> Result<(ApiKey, String), sqlx::Error> {
     let raw = new_api_key();
-    let key = sqlx::query_as(
+    let key = sqlx::query_as(concat!(
         "insert into api_keys (account_id, id, name, prefix, hash, scopes, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7)
-         returning id, account_id, name, prefix, scopes, expires_at, last_used_at, created_at",
-    )
+             values ($1, $2, $3, $4, $5, $6, $7) returning ",
+        columns!()
+    ))
     .bind(account_id)
     .bind(new_id())
     .bind(new.name)
@@ -281,10 +289,10 @@ pub async fn rename(
     id: Uuid,
     name: &str,
 ) -> Result<Option<ApiKey>, sqlx::Error> {
-    sqlx::query_as(
-        "update api_keys set name = $3 where account_id = $1 and id = $2 and revoked_at is null
-         returning id, account_id, name, prefix, scopes, expires_at, last_used_at, created_at",
-    )
+    sqlx::query_as(concat!(
+        "update api_keys set name = $3 where account_id = $1 and id = $2 and revoked_at is null returning ",
+        columns!()
+    ))
     .bind(account_id)
     .bind(id)
     .bind(name)
@@ -310,16 +318,16 @@ pub async fn revoke(
     account_id: Uuid,
     id: Uuid,
 ) -> Result<Option<ApiKey>, sqlx::Error> {
-    sqlx::query_as(
+    sqlx::query_as(concat!(
         "with revoked as (
-            update api_keys set revoked_at = now()
-            where account_id = $1 and id = $2 and revoked_at is null
-            returning id, account_id, name, prefix, scopes, expires_at, last_used_at, created_at
-         ), uncounted as (
-            delete from rate_windows where key_id in (select id from revoked)
-         )
-         select * from revoked",
-    )
+                update api_keys set revoked_at = now()
+                where account_id = $1 and id = $2 and revoked_at is null returning ",
+        columns!(),
+        "), uncounted as (
+                delete from rate_windows where key_id in (select id from revoked)
+            )
+            select * from revoked"
+    ))
     .bind(account_id)
     .bind(id)
     .fetch_optional(conn)

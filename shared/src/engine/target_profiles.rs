@@ -42,14 +42,15 @@ pub async fn search(
     let max_results = max_results.unwrap_or(campaign.max_results);
     let profiles =
         db::target_profiles::list(tx, account_id, campaign_id, Page::first(PROFILES_MAX)).await?.rows;
-    let criteria: Vec<Criteria> = if profiles.is_empty() {
+    let wanted: Vec<Criteria> = if profiles.is_empty() {
         vec![Criteria::of(&campaign, max_results)]
     } else {
-        let all = profiles.iter().map(|profile| profile.criteria(&campaign, max_results));
-        // One that says no place, in a campaign that says none, keeps the others from nothing.
-        all.filter(|criteria| criteria.validate().is_empty()).collect()
+        profiles.iter().map(|profile| profile.criteria(&campaign, max_results)).collect()
     };
-    if criteria.iter().all(|criteria| !criteria.validate().is_empty()) {
+    // One that says no place, in a campaign that says none, keeps the others from nothing.
+    let criteria: Vec<Criteria> =
+        wanted.into_iter().filter(|criteria| criteria.validate().is_empty()).collect();
+    if criteria.is_empty() {
         let message = "neither the campaign nor its target profiles say what to look for, and where";
         return Err(EngineError::Conflict(message.into()));
     }
